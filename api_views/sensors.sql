@@ -1,0 +1,13 @@
+with sensor_summary as (
+
+    select * from {{ ref('sensor_summary') }}
+
+)
+
+select
+    machine,
+    sensor_name,
+    label,
+    first_day,
+    last_day
+from sensor_summary

@@ -1,0 +1,275 @@
+"""Spindle's command line: sets up, refreshes, serves and checks. `python bootstrap.py --help` lists the commands.
+
+Exit codes: 0 done and fresh, 1 refresh failed, 2 bad settings or usage, 3 cannot connect, 4 data stale,
+5 a service is down, 6 another refresh is running, 7 this computer lacks something (a tool, a port, disk space).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from spindle import database, demo, services, status, transform
+from spindle import refresh as refreshing
+from spindle.errors import SettingsError, SpindleError
+from spindle.plant import PlantPlan
+from spindle.secrets import with_secrets
+from spindle.settings import PLANT_FILE, Settings, load_settings
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print dbt's own log while it runs.")]
+
+
+@app.command()
+def init() -> None:
+    """Make schemas, roles, grants and sources in the results database. Safe to repeat; run it after editing .env."""
+    settings = with_secrets(load_settings())
+    with _step("set up the results database"):
+        _start_database(settings)
+        database.set_up(settings, settings.authenticator_password)
+    out.print(f"sources: {', '.join(settings.machines)}")
+
+
+@app.command(name="demo")
+def make_demo(
+    days: Annotated[int, typer.Option(help="Days of history up to --until.")] = PlantPlan.days,
+    rows_per_day: Annotated[int, typer.Option(help="Log rows a machine and day, at least.")] = PlantPlan.rows_per_day,
+    machines: Annotated[str, typer.Option(help="How many machines of the seed, or their names with commas.")] = "2",
+    seed: Annotated[int, typer.Option(help="The same seed makes the same rows.")] = PlantPlan.seed,
+    until: Annotated[
+        Optional[datetime], typer.Option(help="Last log time, UTC. Default: now, and a later demo goes on from there.")  # noqa: UP045
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Make the demo plant on the embedded server, refresh, serve, and print the URLs."""
+    settings = with_secrets(load_settings())
+    if not settings.demo_plant:
+        raise SettingsError("a production database is set, so there is no demo plant", "remove DB_* from .env for it")
+    chosen = demo.choose_machines(settings, machines)
+    plan = PlantPlan(days=days, rows_per_day=rows_per_day, seed=seed, until=demo.in_utc(until))
+    with _step("start the embedded PostgreSQL"):
+        _start_database(settings)
+    with _bar("make the demo plant", "rows") as advance:
+        plant = demo.make_demo_plant(settings, plan, chosen, advance)
+    if rows := sum(plant.rows.values()):
+        out.print(f"  {rows:,} log rows added in {plant.seconds:.1f} s ({rows / plant.seconds:,.0f} rows/s)")
+    settings = with_secrets(load_settings())  # the plant's machines are known now
+    with _step("set up the results database"):
+        database.set_up(settings, settings.authenticator_password)
+    report = _refresh(settings, verbose)
+    _serve(settings)
+    if report.unchecked:
+        with _step("compare what is served with the database"):
+            refreshing.check_served(settings)
+    _print_urls(settings)
+
+
+@app.command()
+def refresh(verbose: Verbose = False, as_json: Json = False) -> None:
+    """Compute the days since the last refresh and check what the API serves. For cron: the exit code tells all."""
+    settings = with_secrets(load_settings())
+    _require_plant(settings)
+    _start_database(settings)
+    if not database.is_set_up(settings):
+        database.set_up(settings, settings.authenticator_password)
+    report = _refresh(settings, verbose, quiet=as_json)
+    if as_json:
+        document = {
+            "run_id": report.run_id,
+            "cuts": {machine: cut.isoformat() for machine, cut in report.cuts.items()},
+            "records": report.records,
+            "unchecked": report.unchecked or None,
+        }
+        print(json.dumps(document, indent=2))
+    if stale := status.stale_machines(settings, report.cuts):
+        raise status.stale_error(settings, stale)
+
+
+@app.command(name="status")
+def show_status(as_json: Json = False) -> None:
+    """Services, machines, freshness and the last refresh. The exit code is that of the most urgent problem."""
+    found = status.read_status(load_settings())
+    if as_json:
+        print(found.as_json())
+    else:
+        _print_status(found)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def serve() -> None:
+    """Start what is not running: the embedded database, PostgREST, the gateway. Returns when it answers."""
+    settings = with_secrets(load_settings())
+    _start_database(settings)
+    if not database.is_set_up(settings):
+        raise SettingsError(
+            "the results database is not set up", "run `make demo`, or `bootstrap.py init` and `make refresh`"
+        )
+    _serve(settings)
+    _print_urls(settings)
+
+
+@app.command()
+def stop() -> None:
+    """Stop all services of this checkout. Nothing is left running."""
+    settings = load_settings()
+    with _step("stop the services"):
+        services.stop(settings)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def dbt(context: typer.Context) -> None:
+    """Any dbt command with the settings of .env loaded: `bootstrap.py dbt build -s sensor_stats+`."""
+    settings = with_secrets(load_settings())
+    if context.args and "--help" not in context.args:
+        _start_database(settings)
+    raise typer.Exit(transform.run_any(settings, context.args))
+
+
+@app.command()
+def info(as_json: Json = False) -> None:
+    """Where everything is: URL of the gateway, connection strings (without passwords), logs."""
+    settings = load_settings()
+    production = settings.production
+    if settings.demo_plant:
+        production = demo.plant_databases(settings, list(settings.machines))
+    found: dict[str, str | dict[str, str]] = {
+        "gateway": settings.gateway_url,
+        "results": settings.results.public(),
+        "machines": {machine: source.public() for machine, source in production.items()},
+        "default_machine": settings.default_machine,
+        "logs": str(settings.logs),
+        "state": str(settings.state_dir),
+    }
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        for key, text in value.items() if isinstance(value, dict) else [("", value)]:
+            table.add_row(f"{name} {key}".strip(), text)
+    out.print(table)
+
+
+def _require_plant(settings: Settings) -> None:
+    if settings.demo_plant and not (settings.state_dir / PLANT_FILE).exists():
+        raise SettingsError(
+            "no production database is set and there is no demo plant", "run `make demo`, or set DB_* in .env"
+        )
+
+
+def _start_database(settings: Settings) -> None:
+    if settings.embedded_results:
+        services.start_database(settings)
+        database.ensure_results_database(settings)
+
+
+def _refresh(settings: Settings, verbose: bool, quiet: bool = False) -> refreshing.RefreshReport:
+    if verbose or quiet:
+        return refreshing.refresh(settings, verbose=verbose)
+    with _bar("refresh", "models") as advance:
+        report = refreshing.refresh(settings, progress=advance)
+    for machine, cut in sorted(report.cuts.items()):
+        rows = sum(report.records.get(machine, {}).values())
+        out.print(f"  {machine}: {rows:,} results, data until {cut:%Y-%m-%d %H:%M:%S} UTC")
+    out.print(f"  {report.unchecked or 'the API serves what the database has'}")
+    return report
+
+
+def _serve(settings: Settings) -> None:
+    with _step("start PostgREST and the gateway"):
+        services.start_gateway(settings, settings.authenticator_password)
+
+
+def _print_urls(settings: Settings) -> None:
+    url = settings.gateway_url
+    for label, path in (
+        ("page", "/"),
+        ("API", "/api/v1/"),
+        ("an answer", "/api/v1/machine_util?order=dt.desc&limit=7"),
+        ("data status", "/api/v1/data_status"),
+        ("health", "/health/ready"),
+    ):
+        out.print(f"  {label:<12}{url}{path}")
+
+
+def _print_status(found: status.Status) -> None:
+    for service in found.services:
+        mark = "[green]up[/]" if service.running else "[red]down[/]"
+        out.print(f"{service.name:<12}{mark}  {service.detail}")
+    if found.machines:
+        table = Table("machine", "first day", "last day", "data until", "hours old")
+        for machine in found.machines:
+            hours = f"[red]{machine.hours_old}[/]" if machine.stale else str(machine.hours_old)
+            table.add_row(machine.machine, machine.first_day, machine.last_day, machine.data_until, hours)
+        out.print(table)
+    if run := found.last_run:
+        out.print(f"last refresh: {run['outcome']}, {run['finished_at'] or run['started_at']:%Y-%m-%d %H:%M:%S} UTC")
+    for problem in found.problems:
+        err.print(f"[red]problem:[/] {problem}")
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Say what is going on while it goes on, and that it is done."""
+    with err.status(what):
+        yield
+    out.print(f"[green]✓[/] {what}")
+
+
+@contextmanager
+def _bar(what: str, unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar: call with what is being worked on, how much is done, how much there is. One line per name."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        tasks: dict[str, object] = {}
+
+        def advance(name: str, done: int, total: int) -> None:
+            key = name if unit == "rows" else ""
+            if key not in tasks:
+                tasks[key] = progress.add_task("", total=total)
+            progress.update(tasks[key], description=f"{what}: {name}", completed=done, total=total)  # type: ignore[arg-type]
+
+        yield advance
+    out.print(f"[green]✓[/] {what}")
+
+
+def main() -> None:
+    """Run a command; an error that a user can act on ends with its exit code, without a traceback."""
+    try:
+        app()
+    except SpindleError as error:
+        err.print(f"[red]error:[/] {error.what}", markup=True)
+        if error.advice:
+            err.print(f"  {error.advice}", markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

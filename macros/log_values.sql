@@ -1,0 +1,41 @@
+{#
+    What a logged value means. The same SQL is used for the rows of a window and for the look-up of the value that
+    was carried into it (raw.last_row_before), so the two can never differ.
+#}
+
+{# Power-off: NaN in the numeric log (real), 'NaN' in the text log. #}
+{% macro is_off(value) -%}
+    {{ value }} = 'NaN'
+{%- endmacro %}
+
+{# A finite reading. PostgreSQL orders NaN above infinity, so the comparison leaves both out. #}
+{% macro is_finite(value) -%}
+    ({{ value }} > '-infinity' and {{ value }} < 'infinity')
+{%- endmacro %}
+
+{# A program number: whole, 0 to 999. #}
+{% macro is_program(value) -%}
+    ({{ value }} between 0 and 999 and {{ value }} = floor({{ value }}))
+{%- endmacro %}
+
+{# A list of active alarms that can be read: a JSON array of arrays that each begin with code and text. #}
+{% macro is_alarm_list(value) -%}
+    case
+        when pg_input_is_valid({{ value }}, 'jsonb')
+            then
+                jsonb_typeof({{ value }}::jsonb) = 'array'
+                and not jsonb_path_exists(
+                    {{ value }}::jsonb,
+                    'strict $[*] ? (@.type() != "array" || @.size() < 2 || @[0].type() != "string" || @[1].type() != "string")'
+                )
+        else false
+    end
+{%- endmacro %}
+
+{#
+    The real value as the decimal number that was logged, numeric: 12.3, not 12.3000001907. Sums of it do not depend
+    on the order of the rows, so a result is the same however it was computed.
+#}
+{% macro as_logged(value) -%}
+    {{ value }}::text::numeric
+{%- endmacro %}

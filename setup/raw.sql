@@ -1,0 +1,140 @@
+-- How models reach the machines' logs. Run by `bootstrap.py init` as spindle_owner; safe to repeat.
+--
+-- Every machine has three relations here, foreign tables or views: raw.<machine>_variable, _variable_log_float and
+-- _variable_log_string. The logs' only index is the key (id_var, date) and they hold hundreds of millions of rows, so
+-- these functions send statements whose machine, id_var and date range are constants: one machine's server is
+-- touched, by its key. Times are milliseconds since 1970 UTC, ranges include both ends.
+
+create table if not exists raw.sources (
+    machine text primary key,
+    reached_by text not null check (reached_by in ('foreign tables', 'local views'))
+);
+
+-- The dictionary of one machine.
+create or replace function raw.read_variables(machine text)
+returns table (id int, name text, datatype text)
+language plpgsql stable as $$
+begin
+    return query execute format('select id, name, datatype from raw.%I', machine || '_variable');
+end
+$$;
+
+-- The id_var that have rows in a log ('variable_log_float' or 'variable_log_string'), a key look-up each:
+-- select distinct would read the whole log.
+create or replace function raw.logged_ids(machine text, log text)
+returns setof int
+language plpgsql stable as $$
+declare
+    relation text := machine || '_' || log;
+    next_id int;
+begin
+    execute format('select min(id_var) from raw.%I', relation) into next_id;
+    while next_id is not null loop
+        return next next_id;
+        execute format('select min(id_var) from raw.%I where id_var > %s', relation, next_id) into next_id;
+    end loop;
+end
+$$;
+
+-- The oldest and newest log time of a machine over both logs; no row when nothing is logged.
+create or replace function raw.log_bounds(machine text)
+returns table (oldest_ms bigint, newest_ms bigint)
+language plpgsql stable as $$
+declare
+    log text;
+    id int;
+    oldest bigint;
+    newest bigint;
+begin
+    foreach log in array array['variable_log_float', 'variable_log_string'] loop
+        for id in select raw.logged_ids(machine, log) loop
+            execute format('select min(date), max(date) from raw.%I where id_var = %s', machine || '_' || log, id)
+            into oldest, newest;
+            oldest_ms := least(oldest_ms, oldest);
+            newest_ms := greatest(newest_ms, newest);
+        end loop;
+    end loop;
+    if newest_ms is not null then
+        return next;
+    end if;
+end
+$$;
+
+-- The rows of one numeric variable.
+create or replace function raw.read_numbers(machine text, id_var int, from_ms bigint, last_ms bigint)
+returns table (date bigint, value real)
+language plpgsql stable rows 100000 as $$
+begin
+    return query execute format(
+        'select date, value from raw.%I where id_var = %s and date >= %s and date <= %s',
+        machine || '_variable_log_float', id_var, from_ms, last_ms
+    );
+end
+$$;
+
+-- The rows of one text variable.
+create or replace function raw.read_texts(machine text, id_var int, from_ms bigint, last_ms bigint)
+returns table (date bigint, value text)
+language plpgsql stable rows 10000 as $$
+begin
+    return query execute format(
+        'select date, value from raw.%I where id_var = %s and date >= %s and date <= %s',
+        machine || '_variable_log_string', id_var, from_ms, last_ms
+    );
+end
+$$;
+
+-- The last row of a variable before a time that meets `condition` (SQL over `value`, not null), at most one.
+-- It steps backwards by the key in growing chunks and tests here, so the condition may use what an old server lacks.
+create or replace function raw.last_row_before(machine text, log text, id_var int, before_ms bigint, condition text)
+returns table (date bigint, value text)
+language plpgsql stable rows 1 as $$
+declare
+    oldest_read bigint := before_ms;
+    chunk_rows int := 8;
+    rows_read int;
+begin
+    loop
+        execute format(
+            'with chunk as materialized (
+                select date, value from raw.%I where id_var = %s and date < %s order by date desc limit %s
+            )
+            select
+                count(*),
+                min(date),
+                max(date) filter (where value is not null and (%s))
+            from chunk',
+            machine || '_' || log, id_var, oldest_read, chunk_rows, condition
+        ) into rows_read, oldest_read, date;
+        if date is not null then
+            execute format(
+                'select value::text from raw.%I where id_var = %s and date = %s', machine || '_' || log, id_var, date
+            ) into value;
+            return next;
+            return;
+        end if;
+        if rows_read < chunk_rows then
+            return;
+        end if;
+        chunk_rows := least(chunk_rows * 8, 32768);
+    end loop;
+end
+$$;
+
+-- First and last row in each time bucket, over all variables of one log of a machine: enough to find every gap longer
+-- than a bucket without moving the rows.
+create or replace function raw.read_buckets(
+    machine text, log text, from_ms bigint, last_ms bigint, bucket_ms bigint
+)
+returns table (bucket bigint, first_ms bigint, last_row_ms bigint)
+language plpgsql stable as $$
+declare
+    ids int[] := array(select raw.logged_ids(machine, log));
+begin
+    return query execute format(
+        'select date / %1$s, min(date), max(date) from raw.%2$I
+        where id_var = any(%3$L::int[]) and date >= %4$s and date <= %5$s group by date / %1$s',
+        bucket_ms, machine || '_' || log, ids, from_ms, last_ms
+    );
+end
+$$;

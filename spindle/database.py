@@ -1,0 +1,187 @@
+"""Connections, and the one-time set-up of a results database: roles, schemas, sources. Every step is safe to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from spindle.errors import CannotConnect, MachineNotReady, SettingsError
+from spindle.settings import Connection, Settings
+
+OWNER = "spindle_owner"
+OLDEST_RESULTS_VERSION = 160000
+
+SOURCE_TABLES = {
+    "variable": "id int, name text, datatype text",
+    "variable_log_float": "id_var int, date bigint, value real",
+    "variable_log_string": "id_var int, date bigint, value text",
+}
+
+
+@contextmanager
+def connect(connection: Connection, what: str) -> Iterator[psycopg.Connection]:
+    """An autocommit connection. Raises CannotConnect that names `what`, the address and the driver's reason."""
+    try:
+        address = make_conninfo(**connection.parameters(), connect_timeout=10, application_name="spindle")
+        opened = psycopg.connect(address, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise CannotConnect(
+            f"cannot connect to {what} ({connection.public()}): {str(error).strip()}",
+            "check that the server runs and that host, port, name, user and password in .env are right",
+        ) from error
+    with opened:
+        yield opened
+
+
+@contextmanager
+def results(settings: Settings, *, as_owner: bool = True) -> Iterator[psycopg.Connection]:
+    """A connection to the results database, as spindle_owner unless set-up needs AGG_DB_USER's own rights."""
+    with connect(settings.results, "the results database") as opened:
+        if as_owner:
+            opened.execute(f"set role {OWNER}")
+        yield opened
+
+
+def set_up(settings: Settings, authenticator_password: str) -> None:
+    """Make schemas, roles, grants and sources. Raises CannotConnect, MachineNotReady or SettingsError."""
+    with results(settings, as_owner=False) as admin:
+        if admin.info.server_version < OLDEST_RESULTS_VERSION:
+            raise SettingsError(
+                f"the results database runs PostgreSQL {admin.info.server_version // 10000}; it must be 16 or newer",
+                "point AGG_DB_HOST at a newer server; production may stay old",
+            )
+        try:
+            with admin.transaction():
+                admin.execute("select pg_advisory_xact_lock(hashtext('spindle set-up'))")
+                _run_file(admin, settings, "roles.sql")
+                set_password(admin, "authenticator", authenticator_password)
+                admin.execute(f"set local role {OWNER}")
+                _run_file(admin, settings, "runs.sql")
+                _run_file(admin, settings, "raw.sql")
+                admin.execute("reset role")
+                _drop_sources(admin)
+                for machine, source in settings.production.items():
+                    _set_up_source(admin, machine, source, settings.results)
+                _unite_sources(admin)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise MachineNotReady(
+                f"{settings.results.user} may not set up the results database: {str(error).strip()}",
+                "AGG_DB_USER must be able to create roles, schemas and the extension postgres_fdw; "
+                "or let an administrator run `bootstrap.py init` once with such a user",
+            ) from error
+
+
+def _run_file(admin: psycopg.Connection, settings: Settings, name: str) -> None:
+    admin.execute((settings.root / "setup" / name).read_text(encoding="utf-8"))
+
+
+def set_password(admin: psycopg.Connection, role: str, password: str) -> None:
+    """Only the SCRAM verifier is sent, so that no server log can hold the password."""
+    verifier = admin.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    admin.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(verifier)))
+
+
+def _drop_sources(admin: psycopg.Connection) -> None:
+    """All sources are made anew from the settings: an address or a password may have changed, a machine have gone."""
+    relations = admin.execute(
+        "select oid::regclass::text from pg_class where relnamespace = 'raw'::regnamespace and relkind = 'v'"
+    ).fetchall()
+    for (view,) in relations:
+        admin.execute(sql.SQL("drop view if exists {} cascade").format(sql.SQL(view)))
+    for (server,) in admin.execute("select srvname from pg_foreign_server where srvname like 'spindle\\_%'").fetchall():
+        admin.execute(sql.SQL("drop server {} cascade").format(sql.Identifier(server)))
+    admin.execute("delete from raw.sources")
+
+
+def _set_up_source(admin: psycopg.Connection, machine: str, source: Connection, target: Connection) -> None:
+    """The machine's three tables as raw.<machine>_<table>: views in the same database, else foreign tables."""
+    local = source.same_database(target)
+    if local:
+        _make_local_views(admin, machine)
+    else:
+        _make_foreign_tables(admin, machine, source)
+    admin.execute(
+        "insert into raw.sources (machine, reached_by) values (%s, %s)",
+        (machine, "local views" if local else "foreign tables"),
+    )
+
+
+def _make_local_views(admin: psycopg.Connection, machine: str) -> None:
+    for table, columns in SOURCE_TABLES.items():
+        owner, view, source = sql.Identifier(OWNER), sql.Identifier(f"{machine}_{table}"), sql.Identifier(table)
+        admin.execute(sql.SQL("grant select on public.{} to {}").format(source, owner))
+        admin.execute(sql.SQL("create view raw.{} as select {} from public.{}").format(view, _names(columns), source))
+        admin.execute(sql.SQL("alter view raw.{} owner to {}").format(view, owner))
+
+
+def _make_foreign_tables(admin: psycopg.Connection, machine: str, source: Connection) -> None:
+    admin.execute("create extension if not exists postgres_fdw")
+    server, owner = sql.Identifier(f"spindle_{machine}"), sql.Identifier(OWNER)
+    address = {k: v for k, v in source.parameters().items() if k not in ("user", "password")}
+    # use_remote_estimate: the planner asks the machine's server what things cost there; only so it aggregates there.
+    address |= {"fetch_size": "20000", "use_remote_estimate": "true", "updatable": "false"}
+    login = {"user": source.user} | ({"password": source.password} if source.password else {})
+    admin.execute(
+        sql.SQL("create server {} foreign data wrapper postgres_fdw options ({})").format(server, _options(address))
+    )
+    admin.execute(sql.SQL("grant usage on foreign server {} to {}").format(server, owner))
+    admin.execute(sql.SQL("create user mapping for {} server {} options ({})").format(owner, server, _options(login)))
+    for table, columns in SOURCE_TABLES.items():
+        name, remote = sql.Identifier(f"{machine}_{table}"), _options({"schema_name": "public", "table_name": table})
+        admin.execute(
+            sql.SQL("create foreign table raw.{} ({}) server {} options ({})").format(
+                name, sql.SQL(columns), server, remote
+            )
+        )
+        admin.execute(sql.SQL("alter foreign table raw.{} owner to {}").format(name, owner))
+
+
+def _names(columns: str) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(column.split()[0]) for column in columns.split(", "))
+
+
+def _options(values: dict[str, str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(k), sql.Literal(v)) for k, v in values.items())
+
+
+def _unite_sources(admin: psycopg.Connection) -> None:
+    """raw.variable, raw.variable_log_float and raw.variable_log_string: all machines as one relation each."""
+    machines = [row[0] for row in admin.execute("select machine from raw.sources order by machine")]
+    for table, columns in SOURCE_TABLES.items():
+        branches = sql.SQL(" union all ").join(
+            sql.SQL("select {}::text as machine, {} from raw.{}").format(
+                sql.Literal(machine), _names(columns), sql.Identifier(f"{machine}_{table}")
+            )
+            for machine in machines
+        )
+        admin.execute(sql.SQL("create view raw.{} as {}").format(sql.Identifier(table), branches))
+        admin.execute(sql.SQL("alter view raw.{} owner to {}").format(sql.Identifier(table), sql.Identifier(OWNER)))
+
+
+def ensure_results_database(settings: Settings) -> None:
+    """The embedded server begins empty; on a real one an administrator made the database."""
+    server = replace(settings.results, dbname="postgres")
+    with connect(server, "the embedded server") as admin:
+        create_database(admin, settings.results.dbname)
+
+
+def create_database(admin: psycopg.Connection, name: str, owner: str | None = None) -> None:
+    """Make a database unless it is there; `owner` is a role."""
+    if admin.execute("select from pg_database where datname = %s", (name,)).fetchone():
+        return
+    statement = sql.SQL("create database {}").format(sql.Identifier(name))
+    if owner:
+        statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
+    admin.execute(statement)
+
+
+def is_set_up(settings: Settings) -> bool:
+    """Whether `set_up` ran here before."""
+    with results(settings, as_owner=False) as admin:
+        row = admin.execute("select to_regclass('raw.sources') is not null").fetchone()
+    return bool(row and row[0])

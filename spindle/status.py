@@ -1,0 +1,121 @@
+"""What runs, what the results hold and how fresh they are: for people, cron and scripts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from spindle import database, services
+from spindle.errors import CannotConnect, DataStale, RefreshFailed, ServiceDown, SpindleError
+from spindle.settings import PLANT_FILE, Settings
+
+
+@dataclass(frozen=True)
+class MachineStatus:
+    """Days are the machine's local ones, `data_until` is its cut, `hours_old` the time since then."""
+
+    machine: str
+    label: str
+    first_day: str | None
+    last_day: str | None
+    data_until: str
+    hours_old: float
+    stale: bool
+
+
+@dataclass
+class Status:
+    """`problems` are errors as they would be raised, the most urgent first; none means all is well."""
+
+    services: list[services.ServiceState]
+    machines: list[MachineStatus] = field(default_factory=list)
+    last_run: dict[str, Any] | None = None
+    problems: list[SpindleError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return self.problems[0].exit_code if self.problems else 0
+
+    def as_json(self) -> str:
+        return json.dumps(
+            {
+                "ok": not self.problems,
+                "exit_code": self.exit_code,
+                "problems": [str(problem) for problem in self.problems],
+                "services": [asdict(service) for service in self.services],
+                "machines": [asdict(machine) for machine in self.machines],
+                "last_run": self.last_run,
+            },
+            default=str,
+            indent=2,
+        )
+
+
+def read_status(settings: Settings) -> Status:
+    """Look at everything; nothing is changed and nothing raised, problems are listed."""
+    status = Status(services.service_states(settings))
+    for service in status.services:
+        if not service.running:
+            status.problems.append(ServiceDown(f"{service.name} is {service.state}", "`make serve` starts it"))
+    try:
+        with database.results(settings) as connection:
+            if connection.execute("select to_regclass('agg.machine_summary')").fetchone() == (None,):
+                status.problems.append(RefreshFailed("there are no results yet", "run `make demo` or `make refresh`"))
+                return status
+            _read_last_run(connection, status)
+            _read_machines(connection, settings, status)
+    except CannotConnect as error:
+        status.problems.insert(0, error)
+    return status
+
+
+def stale_machines(settings: Settings, cuts: dict[str, datetime]) -> list[str]:
+    """Machines whose newest log row is older than STALE_AFTER_HOURS."""
+    limit = _now(settings) - timedelta(hours=settings.stale_after_hours)
+    return sorted(machine for machine, cut in cuts.items() if cut < limit)
+
+
+def stale_error(settings: Settings, machines: list[str]) -> DataStale:
+    return DataStale(
+        f"no log row for more than {settings.stale_after_hours:g} hours: {', '.join(machines)}",
+        "is the machine off, or its logger? STALE_AFTER_HOURS in .env sets the limit",
+    )
+
+
+def _read_last_run(connection: Any, status: Status) -> None:
+    row = connection.execute(
+        "select run_id, kind, started_at, finished_at, outcome, error from agg.refresh_runs order by run_id desc limit 1"
+    ).fetchone()
+    if row is None:
+        return
+    status.last_run = dict(zip(("run_id", "kind", "started_at", "finished_at", "outcome", "error"), row, strict=True))
+    if row[4] == "failed":
+        status.problems.append(RefreshFailed(f"the last refresh failed: {row[5]}", "run `make refresh` again"))
+
+
+def _read_machines(connection: Any, settings: Settings, status: Status) -> None:
+    rows = connection.execute(
+        "select machine, label, first_day::text, last_day::text, data_until from agg.machine_summary order by machine"
+    ).fetchall()
+    stale = stale_machines(settings, {row[0]: row[4] for row in rows})
+    for machine, label, first_day, last_day, data_until in rows:
+        hours_old = round((_now(settings) - data_until).total_seconds() / 3600, 1)
+        status.machines.append(
+            MachineStatus(machine, label, first_day, last_day, data_until.isoformat(), hours_old, machine in stale)
+        )
+    if stale:
+        status.problems.append(stale_error(settings, stale))
+
+
+def _now(settings: Settings) -> datetime:
+    """The present, or the end of a demo plant that was made to end in the past: it is judged as of then."""
+    if settings.demo_plant:
+        try:
+            until = json.loads((settings.state_dir / PLANT_FILE).read_text(encoding="utf-8"))["until"]
+        except FileNotFoundError:
+            until = None
+        if until:
+            return datetime.fromisoformat(until)
+    return datetime.now(timezone.utc)

@@ -1,0 +1,79 @@
+"""Runs dbt inside this process (a second start would cost seconds) with the settings loaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from spindle.errors import RefreshFailed
+from spindle.settings import Settings
+
+# name of the node, how many are done, how many there are
+Progress = Callable[[str, int, int], None]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What profiles.yml.example reads."""
+    target = settings.results
+    return {
+        "AGG_DB_HOST": target.host,
+        "AGG_DB_PORT": str(target.port),
+        "AGG_DB_NAME": target.dbname,
+        "AGG_DB_USER": target.user,
+        "AGG_DB_PASSWORD": target.password,
+        "AGG_DB_SSLMODE": target.sslmode,
+    }
+
+
+def run_models(settings: Settings, *, verbose: bool = False, progress: Progress | None = None) -> None:
+    """Load the seeds and run every model. Raises RefreshFailed with dbt's message of each node that failed."""
+    arguments = ["build", "--resource-type", "seed", "--resource-type", "model"]
+    arguments += ["--target-path", str(settings.state_dir / "dbt" / "target")]
+    result = _invoke(settings, arguments, quiet=not verbose, callbacks=[_watch(progress)] if progress else [])
+    if result.success:
+        return
+    failed = [
+        f"{node.node.name}: {node.message}"
+        for node in getattr(result.result, "results", [])
+        if node.status in ("error", "fail")
+    ]
+    reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
+    raise RefreshFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}")
+
+
+def run_any(settings: Settings, arguments: Sequence[str]) -> int:
+    """Any dbt command, as typed. Returns dbt's exit code: 0 done, 1 something failed, 2 bad usage or an exception."""
+    result = _invoke(settings, list(arguments), quiet=False, callbacks=[])
+    return 0 if result.success else 2 if result.exception else 1
+
+
+def _invoke(settings: Settings, arguments: list[str], quiet: bool, callbacks: list[Callable[[Any], None]]) -> Any:
+    profiles = settings.state_dir / "dbt"
+    profiles.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(settings.root / "profiles.yml.example", profiles / "profiles.yml")
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    os.environ.update(environment(settings))
+    os.environ.setdefault("DBT_PROJECT_DIR", str(settings.root))
+    os.environ.setdefault("DBT_PROFILES_DIR", str(profiles))
+    os.environ.setdefault("DBT_LOG_PATH", str(settings.logs))
+    os.environ.setdefault("DBT_VERSION_CHECK", "false")
+    from dbt.cli.main import dbtRunner  # two seconds of imports: only who runs dbt pays them
+
+    return dbtRunner(callbacks=callbacks).invoke((["--log-level", "none"] if quiet else []) + arguments)
+
+
+def _watch(progress: Progress) -> Callable[[Any], None]:
+    done = total = 0
+
+    def follow(event: Any) -> None:
+        nonlocal done, total
+        name = event.info.name
+        if name == "ConcurrencyLine":
+            total = event.data.node_count
+        elif name in ("NodeStart", "NodeFinished"):
+            done += name == "NodeFinished"
+            progress(event.data.node_info.node_name, done, total)
+
+    return follow

@@ -1,0 +1,106 @@
+"""The check after a refresh: what the API serves is what the database has, up to the cut, and nothing was lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import psycopg
+
+from spindle import services
+from spindle.errors import RefreshFailed
+from spindle.settings import Settings
+
+# data_status's names for the rows of each result
+RECORDS = {
+    "sensor_records": "sensor_stats",
+    "utilization_records": "activity",
+    "alert_records": "alerts",
+    "program_records": "program_time",
+    "energy_records": "energy",
+}
+
+Counts = Mapping[str, Mapping[str, int]]
+
+
+def count_records(connection: psycopg.Connection) -> dict[str, dict[str, int]]:
+    """Rows of each result by machine, counted in the tables themselves."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, table in RECORDS.items():
+        for machine, rows in connection.execute(f"select machine, count(*) from agg.{table} group by machine"):
+            counts.setdefault(machine, dict.fromkeys(RECORDS, 0))[name] = rows
+    return counts
+
+
+def check_results(connection: psycopg.Connection, before: Counts) -> None:
+    """Raises RefreshFailed when counts fell or a day that has other results has no activity."""
+    now = count_records(connection)
+    fallen = [
+        f"{machine}: {name} fell from {rows} to {now.get(machine, {}).get(name, 0)}"
+        for machine, counts in before.items()
+        for name, rows in counts.items()
+        if now.get(machine, {}).get(name, 0) < rows
+    ]
+    if fallen:
+        raise RefreshFailed(
+            "results were lost: " + "; ".join(fallen),
+            "rows of these days are gone from the production log; if that is right, the next refresh will pass",
+        )
+    missing = connection.execute(
+        "select machine, day from agg.sensor_stats union select machine, day from agg.state_changes"
+        " except select machine, day from agg.activity order by machine, day"
+    ).fetchall()
+    if missing:
+        days = ", ".join(f"{machine} {day}" for machine, day in missing[:10])
+        raise RefreshFailed(f"{len(missing)} days are missing in activity: {days}", "run dbt test and look at its log")
+
+
+def check_api(settings: Settings, connection: psycopg.Connection, cuts: Mapping[str, datetime]) -> str:
+    """Compare data_status as served with the tables and the cuts; raises RefreshFailed.
+
+    Returns why nothing was checked: a gateway that is not started is no failure of a refresh.
+    """
+    if not any(state.name == "nginx" and state.running for state in services.service_states(settings)):
+        return "the gateway is not running, so what it serves was not checked"
+    counted = count_records(connection)
+    for machine, cut in cuts.items():
+        served = get(settings, "data_status", machine=f"eq.{machine}")
+        expected = counted.get(machine, dict.fromkeys(RECORDS, 0))
+        wrong = [
+            f"{name} {served.get(name)} instead of {rows}"
+            for name, rows in expected.items()
+            if served.get(name) != rows
+        ]
+        until = served.get("data_until")
+        if until is None or datetime.fromisoformat(until) != cut:
+            wrong.append(f"data_until {until} instead of {cut.isoformat()}")
+        if not served.get("refresh_ok"):
+            wrong.append("refresh_ok is not true")
+        days = {row["dt"] for row in get(settings, "machine_util", machine=f"eq.{machine}", select="dt")}
+        rows = connection.execute("select day::text from agg.activity where machine = %s", (machine,)).fetchall()
+        if lost := {day for (day,) in rows} - days:
+            wrong.append(f"machine_util lacks {', '.join(sorted(lost)[:10])}")
+        if wrong:
+            raise RefreshFailed(
+                f"the API serves something else than the database has for {machine}: {'; '.join(wrong)}",
+                f"look at {settings.logs}; `bootstrap.py serve` starts the services again",
+            )
+    return ""
+
+
+def get(settings: Settings, path: str, **filters: str) -> Any:
+    """One answer of the API. Raises RefreshFailed when there is none."""
+    url = f"{settings.gateway_url}/api/v1/{path}?{urlencode(filters)}"
+    try:
+        with urlopen(url, timeout=30) as answer:
+            return json.load(answer)
+    except HTTPError as error:
+        body = error.read(2000).decode(errors="replace")
+        raise RefreshFailed(f"{url} answered {error.code}: {body}", f"look at {settings.logs}") from error
+    except (URLError, OSError, ValueError) as error:
+        raise RefreshFailed(f"{url} does not answer: {error}", "`bootstrap.py status` says what is down") from error
