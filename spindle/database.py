@@ -172,7 +172,7 @@ def ensure_results_database(settings: Settings) -> None:
 
 def create_database(admin: psycopg.Connection, name: str, owner: str | None = None) -> None:
     """Make a database unless it is there; `owner` is a role."""
-    if admin.execute("select from pg_database where datname = %s", (name,)).fetchone():
+    if admin.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
         return
     statement = sql.SQL("create database {}").format(sql.Identifier(name))
     if owner:

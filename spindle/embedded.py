@@ -129,7 +129,12 @@ def _make_cluster(settings: Settings, cluster: Path, user: ServiceUser | None) -
     )
     if done.returncode != 0:
         last = "\n  ".join((done.stdout + done.stderr).strip().splitlines()[-8:])
-        raise MachineNotReady(f"initdb could not make the embedded database in {aside}:\n  {last}")
+        raise MachineNotReady(
+            f"initdb could not make the embedded database in {aside}:\n  {last}",
+            "free some space on that disk"
+            if "No space left" in last
+            else "nothing of it was kept: mend that, try again",
+        )
     with writing(cluster):
         with (aside / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write("\ninclude 'spindle.conf'  # rewritten at every start\n")

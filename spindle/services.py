@@ -1,4 +1,4 @@
-"""The services and who keeps them running: supervisord starts PostgreSQL, PostgREST and nginx, and starts them again."""
+"""The services and who keeps them running: supervisord starts PostgreSQL, PostgREST and nginx, and restarts them."""
 
 from __future__ import annotations
 
@@ -438,7 +438,7 @@ def _listens(process: psutil.Process, port: int) -> bool:
         sockets = process.net_connections("tcp")
     except psutil.Error:
         return False
-    return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in sockets)
+    return port in {found.laddr.port for found in sockets if found.status == psutil.CONN_LISTEN}
 
 
 def _own_processes(settings: Settings) -> Iterator[psutil.Process]:
@@ -459,16 +459,16 @@ def _end_leftovers(settings: Settings) -> None:
     """End what a killed supervisord left behind: asked first, then killed."""
     leftovers = list(_own_processes(settings))
     for process in leftovers:
-        polite = signal.SIGINT if process.name() == "postgres" else signal.SIGTERM
-        _send(process, polite)
+        _end(process, forced=False)
     for process in _wait_gone(leftovers, STOP_SECONDS):
-        _send(process, signal.SIGKILL)
+        _end(process, forced=True)
     _wait_gone(leftovers, 10)
 
 
-def _send(process: psutil.Process, number: signal.Signals) -> None:
+def _end(process: psutil.Process, *, forced: bool) -> None:
     try:
-        process.send_signal(number)
+        polite = signal.SIGINT if process.name() == "postgres" else signal.SIGTERM
+        process.send_signal(signal.SIGKILL if forced else polite)
     except psutil.NoSuchProcess:
         return
 
@@ -483,7 +483,7 @@ def _wait_gone(processes: list[psutil.Process], seconds: float) -> list[psutil.P
 
 def _alive(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -90,17 +90,18 @@ class Settings:
 
 
 def load_settings(root: Path = ROOT, environ: Mapping[str, str] | None = None) -> Settings:
-    """Read `.env` and the environment (which wins).
+    """Read `.env` (or the file that SPINDLE_ENV_FILE names) and the environment, which wins.
 
     Raises SettingsError naming the key that is unknown, malformed, missing or contradictory.
     """
     environ = os.environ if environ is None else environ
     fleet = read_fleet(root)
     known = _known_keys(fleet)
-    in_file = {key: value or "" for key, value in dotenv_values(root / ".env").items()}
+    env_file = root / environ.get("SPINDLE_ENV_FILE", ".env")
+    in_file = {key: value or "" for key, value in dotenv_values(env_file).items()}
     for key in in_file:
         if key not in known:
-            raise SettingsError(f"unknown setting {key} in .env", "see .env.example for every key")
+            raise SettingsError(f"unknown setting {key} in {env_file.name}", "see .env.example for every key")
     given = {key: value for key in known if (value := environ.get(key, in_file.get(key, "")).strip())}
 
     default_machine = given.get("DEFAULT_MACHINE", next(iter(fleet)))

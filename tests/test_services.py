@@ -1,4 +1,4 @@
-"""The services as they really run: an embedded cluster in a scratch folder, PostgREST and nginx, and their accidents."""
+"""The services as they really run: an embedded cluster in a scratch folder, PostgREST, nginx, and their accidents."""
 
 from __future__ import annotations
 

@@ -1,0 +1,155 @@
+"""One embedded database and one gateway for the session, made by the commands that users type."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from email.message import Message
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
+
+import psycopg
+import pytest
+
+from spindle.settings import PLANT_OWNER, Connection
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the gateway answered."""
+
+    status: int
+    headers: Message
+    body: bytes
+
+    @cached_property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Spindle:
+    """A Spindle with a state folder, port and settings of its own; the code is this checkout's."""
+
+    state_dir: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.port = self.port or free_port()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        # no .env: it is the user's, and may name real databases
+        own = {
+            "SPINDLE_ENV_FILE": os.devnull,
+            "STATE_DIR": str(self.state_dir),
+            "GATEWAY_PORT": str(self.port),
+            "DBT_TARGET_PATH": str(self.state_dir / "dbt" / "own_target"),
+            "COLUMNS": "200",
+        }
+        return os.environ | own | self.settings
+
+    def run(self, *arguments: str, exit_code: int | None = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """`bootstrap.py` with these arguments; fails the test when it ends with another exit code."""
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "bootstrap.py"), *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+        if exit_code is not None and done.returncode != exit_code:
+            pytest.fail(f"bootstrap.py {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def info(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.run("info", "--json").stdout)
+        return found
+
+    def get(self, path: str, method: str = "GET", headers: dict[str, str] | None = None, **filters: str) -> Answer:
+        """An answer of the gateway, whatever its status; `path` begins with a slash."""
+        query = f"?{urlencode(filters, quote_via=quote, safe='.,()*:')}" if filters else ""
+        request = Request(f"http://127.0.0.1:{self.port}{path}{query}", method=method, headers=headers or {})
+        try:
+            with urlopen(request, timeout=30) as answer:
+                return Answer(answer.status, answer.headers, answer.read())
+        except HTTPError as error:
+            return Answer(error.code, error.headers, error.read())
+
+    def rows(self, endpoint: str, **filters: str) -> list[dict[str, Any]]:
+        """All rows of an endpoint that meet the filters."""
+        answer = self.get(f"/api/v1/{endpoint}", **filters)
+        assert answer.status == 200, answer.body
+        rows: list[dict[str, Any]] = answer.json
+        return rows
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def spindle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spindle]:
+    """A served demo plant: two machines, twelve days with every kind of dirt, few rows."""
+    running = Spindle(tmp_path_factory.mktemp("spindle") / "state")
+    try:
+        running.run("demo", "--days", "12", "--rows-per-day", "4000", "--until", "2026-03-31T15:17:42")
+        yield running
+    finally:
+        running.run("stop", exit_code=None)
+
+
+@pytest.fixture(scope="session")
+def machine_databases(spindle: Spindle) -> dict[str, str]:
+    """Connection strings of the machines' production databases, as a user who may write."""
+    databases: dict[str, str] = spindle.info()["machines"]
+    return databases
+
+
+@pytest.fixture
+def results(spindle: Spindle) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(spindle.info()["results"], autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def plant_database_factory(spindle: Spindle) -> Iterator[Callable[[], Connection]]:
+    """New empty databases on the session's server, dropped at the end of the test."""
+    server = Connection(**_server(spindle), dbname="postgres", user="spindle_admin")
+    made: list[str] = []
+    numbers = count()
+
+    def make() -> Connection:
+        name = f"scratch_{os.getpid()}_{next(numbers)}"
+        with psycopg.connect(server.public(), autocommit=True) as admin:
+            admin.execute(f"create database {name} owner {PLANT_OWNER}")
+        made.append(name)
+        return replace(server, dbname=name, user=PLANT_OWNER)
+
+    yield make
+    with psycopg.connect(server.public(), autocommit=True) as admin:
+        for name in made:
+            admin.execute(f"drop database {name} with (force)")
+
+
+def _server(spindle: Spindle) -> dict[str, Any]:
+    found = psycopg.conninfo.conninfo_to_dict(spindle.info()["results"])
+    return {"host": found["host"], "port": int(str(found["port"]))}
