@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from email.message import Message
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -133,12 +133,22 @@ def results(spindle: Spindle) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def plant_database_factory(spindle: Spindle) -> Iterator[Callable[[], Connection]]:
     """New empty databases on the session's server, dropped at the end of the test."""
-    server = Connection(**_server(spindle), dbname="postgres", user="spindle_admin")
+    yield from _scratch_databases(spindle)
+
+
+@pytest.fixture(scope="module")
+def module_database_factory(spindle: Spindle) -> Iterator[Callable[[], Connection]]:
+    """The same, dropped at the end of the module."""
+    yield from _scratch_databases(spindle)
+
+
+def _scratch_databases(spindle: Spindle) -> Iterator[Callable[[], Connection]]:
+    found = psycopg.conninfo.conninfo_to_dict(spindle.info()["results"])
+    server = Connection(str(found["host"]), int(str(found["port"])), "postgres", "spindle_admin")
     made: list[str] = []
-    numbers = count()
 
     def make() -> Connection:
-        name = f"scratch_{os.getpid()}_{next(numbers)}"
+        name = f"scratch_{uuid4().hex[:12]}"
         with psycopg.connect(server.public(), autocommit=True) as admin:
             admin.execute(f"create database {name} owner {PLANT_OWNER}")
         made.append(name)
@@ -148,8 +158,3 @@ def plant_database_factory(spindle: Spindle) -> Iterator[Callable[[], Connection
     with psycopg.connect(server.public(), autocommit=True) as admin:
         for name in made:
             admin.execute(f"drop database {name} with (force)")
-
-
-def _server(spindle: Spindle) -> dict[str, Any]:
-    found = psycopg.conninfo.conninfo_to_dict(spindle.info()["results"])
-    return {"host": found["host"], "port": int(str(found["port"]))}

@@ -495,7 +495,8 @@ def energy(log: MachineLog, cut: int, clock: Clock) -> list[Energy]:
             for hour, span in clock.split_by_hour(start, end):
                 kwh[hour] += kilowatts * Fraction(span, HOUR)
     return [
-        Energy(utc(hour), clock.local(hour), clock.day(hour), rounded(amount, 3)) for hour, amount in sorted(kwh.items())
+        Energy(utc(hour), clock.local(hour), clock.day(hour), rounded(amount, 3))
+        for hour, amount in sorted(kwh.items())
     ]
 
 
@@ -671,7 +672,7 @@ ODD_LISTS = [
 ]
 
 
-def _values(rng: random.Random, role: str) -> float | None:
+def _value(rng: random.Random, role: str) -> float | None:
     """A value of a numeric variable: mostly sound, sometimes dirty."""
     if rng.random() < 0.25:
         return rng.choice([None, math.nan, math.inf, -math.inf, 0.0, -0.0])
@@ -711,7 +712,7 @@ def _alarm_list(rng: random.Random, active: list[Entry]) -> str | None:
 
 
 class _Writer:
-    """The two logs while they are made: one row a key, the first stays."""
+    """The two logs while they are made: one row a key, the first stays; none at or after `before`."""
 
     def __init__(self, rng: random.Random, signals: list[Signal], ids: dict[str, int], before: int) -> None:
         self.rng, self.signals, self.ids, self.before = rng, signals, ids, before
@@ -733,7 +734,9 @@ class _Writer:
         signal = self.rng.choice(self.signals)
         id_var = self.ids[signal.variable]
         if chance < 0.06:
-            self.number(self.rng.choice([UNKNOWN_ID, self.ids[UNRELATED]]), moment, self.rng.choice([5.0, None, math.nan]))
+            self.number(
+                self.rng.choice([UNKNOWN_ID, self.ids[UNRELATED]]), moment, self.rng.choice([5.0, None, math.nan])
+            )
         elif chance < 0.09:
             self.text(UNKNOWN_ID, moment, self.rng.choice(["[]", "NaN", None]))
         elif chance < 0.15:  # a row of the wrong type
@@ -744,7 +747,7 @@ class _Writer:
         elif signal.role == "alarms" or chance < 0.35:
             self.alarms(moment)
         else:
-            self.number(id_var, moment, _values(self.rng, signal.role))
+            self.number(id_var, moment, _value(self.rng, signal.role))
 
     def alarms(self, moment: int) -> None:
         for signal in self.signals:
@@ -768,7 +771,7 @@ class _Writer:
             self.number(id_var, moment + late, math.nan)
             if power_on:
                 again = max(known, key=lambda row: row[0])[1] if known else 0.0
-                fresh = _values(self.rng, signal.role)
+                fresh = _value(self.rng, signal.role)
                 self.number(id_var, back + late, again if self.rng.random() < 0.5 else fresh)
 
 
@@ -816,9 +819,9 @@ def random_log(
                 writer.any_row(moment)
         if rng.random() < 0.4:  # readings in a row, so that an hour has several
             moment = rng.choice([*sharp, rng.randrange(midnight, next_midnight)])
-            for signal in variables_of(MachineLog("", "", signals, {}, [], []), "temperature"):
-                for step in range(rng.randint(1, 5)):
-                    writer.number(ids[signal.variable], moment + step * SECOND, _values(rng, "temperature"))
+            for signal in signals:
+                for step in range(rng.randint(1, 5) if signal.role == "temperature" else 0):
+                    writer.number(ids[signal.variable], moment + step * SECOND, _value(rng, "temperature"))
         if rng.random() < 0.4:
             writer.power_cycle(rng.choice([rng.choice(sharp), rng.randrange(midnight, next_midnight)]))
     if not writer.floats and not writer.strings:

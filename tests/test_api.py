@@ -241,7 +241,7 @@ def test_data_status_of_one_machine(spindle: Spindle) -> None:
 
 def test_the_openapi_description_has_the_words_of_the_models(spindle: Spindle) -> None:
     description = spindle.get("/api/v1/").json
-    assert description["basePath"] == "/api/v1/"
+    assert description["basePath"] == "/api/v1"
     assert set(description["definitions"]) == {*ENDPOINTS, "data_status"}
     column = description["definitions"]["energy_consumption"]["properties"]["energy_kwh"]
     assert column["description"] == "Energy in kWh, 3 decimals."
