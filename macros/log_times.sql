@@ -20,7 +20,18 @@
 
 {# The log time at which a local day begins, bigint; right for days of 23 and 25 hours. #}
 {% macro day_start_ms(day, time_zone) -%}
-    (extract(epoch from ({{ day }})::timestamp at time zone {{ time_zone }}) * 1000)::bigint
+    {%- set midnight = '(' ~ day ~ ')::timestamp' -%}
+    {%- set moment = midnight ~ ' at time zone ' ~ time_zone -%}
+    {#- where clocks are put back at midnight it comes twice, and PostgreSQL takes the second one -#}
+    (
+        extract(epoch from
+            case
+                when (({{ moment }}) - interval '1 hour') at time zone {{ time_zone }} = {{ midnight }}
+                    then ({{ moment }}) - interval '1 hour'
+                else {{ moment }}
+            end
+        ) * 1000
+    )::bigint
 {%- endmacro %}
 
 {# The log time at which the local hour of a log time begins, bigint. On a day of 25 hours the repeated hour is two. #}

@@ -55,10 +55,9 @@ def _invoke(settings: Settings, arguments: list[str], quiet: bool, callbacks: li
     shutil.copyfile(settings.root / "profiles.yml.example", profiles / "profiles.yml")
     settings.logs.mkdir(parents=True, exist_ok=True)
     os.environ.update(environment(settings))
-    os.environ.setdefault("DBT_PROJECT_DIR", str(settings.root))
-    os.environ.setdefault("DBT_PROFILES_DIR", str(profiles))
-    os.environ.setdefault("DBT_LOG_PATH", str(settings.logs))
-    os.environ.setdefault("DBT_VERSION_CHECK", "false")
+    os.environ.update(
+        DBT_PROJECT_DIR=str(settings.root), DBT_PROFILES_DIR=str(profiles), DBT_LOG_PATH=str(settings.logs)
+    )
     from dbt.cli.main import dbtRunner  # two seconds of imports: only who runs dbt pays them
 
     return dbtRunner(callbacks=callbacks).invoke((["--log-level", "none", "--log-level-file", "debug"] if quiet else []) + arguments)

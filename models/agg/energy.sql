@@ -15,6 +15,7 @@ find_spans as (
         machine,
         time_zone,
         nominal_kw,
+        divisor,
         value,
         greatest(logged_ms, from_ms) as start_ms,
         coalesce(lead(logged_ms) over (partition by machine, variable order by logged_ms), cut_ms) as end_ms
@@ -29,7 +30,7 @@ keep_power_on as (
         time_zone,
         nominal_kw,
         case
-            when {{ is_finite('value') }} and value > 0 then {{ as_logged('value') }}
+            when {{ is_finite('value') }} and value > 0 then {{ as_logged('value') }} / divisor
             else 0
         end as load_percent,
         start_ms,

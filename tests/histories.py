@@ -1,0 +1,187 @@
+"""Random histories as machines of one database: one refresh computes them all, and the oracle says what is right."""
+
+from __future__ import annotations
+
+import csv
+import random
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from spindle import database, transform
+from spindle.secrets import with_secrets
+from spindle.settings import Connection, Settings, load_settings
+from tests import oracle
+from tests.conftest import ROOT
+from tests.small_plant import environment
+
+PROJECT = ("dbt_project.yml", "profiles.yml.example", "models", "macros", "seeds", "api_views", "setup", "tests/data")
+TIME_ZONES = ("UTC", "Europe/Madrid", "Asia/Kolkata", "America/Havana")
+# days around which clocks change in Madrid (23 and 25 hours) and Havana (midnight twice), and an ordinary one
+START_DAYS = (date(2021, 3, 26), date(2021, 10, 29), date(2021, 11, 5), date(2021, 6, 1))
+SIGNALS = [
+    oracle.Signal("operation", "MACHINE_IN_OPERATION", Decimal(1), None),
+    oracle.Signal("program", "PROG_STATUS", Decimal(1), None),
+    oracle.Signal("alarms", "ALARMS", Decimal(1), None),
+    oracle.Signal("temperature", "TEMPERATURA_BASE", Decimal(100), None),
+    oracle.Signal("temperature", "TEMPERATURE_MOTOR_X", Decimal(1), None),
+    oracle.Signal("load", "AXIS_X_MOTOR_UTILIZACION", Decimal(1), Decimal("15.1")),
+    oracle.Signal("load", "SPINDLE_LOAD_1", Decimal(1), Decimal(37)),
+]
+
+# what is compared: columns of the table in agg, and the same of a row of the oracle
+COMPARED: dict[str, tuple[str, str]] = {
+    "sensor_stats": (
+        "sensor_name, hour_started_at, dt, day, min_value, avg_value, max_value, std_dev, readings_count",
+        "sensor_name, hour_start, dt, day, min_value, avg_value, max_value, std_dev, readings_count",
+    ),
+    "activity": ("day, state_running, state_planned_down, running_percentage, down_percentage",) * 2,
+    "state_changes": ("ts, day, value, state",) * 2,
+    "state_intervals": ("started_at, ended_at, state, duration_seconds, day",) * 2,
+    "program_time": ("day, program, duration_seconds",) * 2,
+    "energy": ("hour_started_at, hour_ts, day, energy_kwh", "hour_start, hour_ts, day, energy_kwh"),
+    "alerts": (
+        "started_at, ended_at, dt, cleared_at, day, alert_type, alarm_code, alarm_description, duration_seconds",
+        "started_at, ended_at, dt, cleared_at, day, alert_type, alarm_code, alarm_description, duration_seconds",
+    ),
+    "alerts_per_day": ("day, alert_type, amount, entries_logged",) * 2,
+}
+
+
+def random_histories(seed: int, how_many: int) -> list[oracle.MachineLog]:
+    """Histories h000, h001, …: the same for the same seed."""
+    histories = []
+    for number in range(how_many):
+        rng = random.Random(f"{seed}/{number}")
+        zone, start = rng.choice(TIME_ZONES), rng.choice(START_DAYS)
+        histories.append(oracle.random_log(rng, f"h{number:03}", zone, SIGNALS, start, rng.randint(2, 7)))
+    return histories
+
+
+class HistoryPlant:
+    """Many machines whose logs are views of common local tables, and a copy of the project with their seeds."""
+
+    def __init__(self, results: Connection, folder: Path, histories: Iterable[oracle.MachineLog]) -> None:
+        self.histories = {history.machine: history for history in histories}
+        self.settings = self._settings(results, folder)
+        with psycopg.connect(**results.parameters(), autocommit=True) as admin:
+            admin.execute(
+                "create table variable (id int, name text, datatype text);"
+                "create table variable_log_float (id_var int, date bigint, value real);"
+                "create table variable_log_string (id_var int, date bigint, value text);"
+            )
+            database.set_up(self.settings, "unused")
+            admin.execute("set role spindle_owner")
+            for (machine,) in admin.execute("delete from raw.sources returning machine").fetchall():
+                for table in database.SOURCE_TABLES:
+                    admin.execute(f"drop view raw.{machine}_{table} cascade")
+            for table, columns in database.SOURCE_TABLES.items():
+                admin.execute(f"create table raw.{table}_of_all (machine text, {columns})")
+                key = "id" if table == "variable" else "id_var, date"
+                admin.execute(f"alter table raw.{table}_of_all add primary key (machine, {key})")
+            for machine, history in self.histories.items():
+                for table, columns in database.SOURCE_TABLES.items():
+                    names = ", ".join(column.split()[0] for column in columns.split(", "))
+                    admin.execute(
+                        f"create view raw.{machine}_{table} as"
+                        f" select {names} from raw.{table}_of_all where machine = '{machine}'"
+                    )
+                admin.execute("insert into raw.sources values (%s, 'local views')", (machine,))
+                self._copy(admin, "variable", [(machine, *row, "") for row in history.variables.items()])
+
+    def log(self, floats: list[tuple[Any, ...]], strings: list[tuple[Any, ...]]) -> None:
+        """Add rows (machine, id_var, date, value) to the logs."""
+        with psycopg.connect(**self.settings.results.parameters(), autocommit=True) as admin:
+            self._copy(admin, "variable_log_float", floats)
+            self._copy(admin, "variable_log_string", strings)
+            admin.execute("analyze raw.variable_log_float_of_all; analyze raw.variable_log_string_of_all")
+
+    def run(self) -> None:
+        """What a refresh does but for its check, so that failures of the numbers show as such."""
+        with psycopg.connect(**self.settings.results.parameters(), autocommit=True) as admin:
+            row = admin.execute("insert into agg.refresh_runs (kind) values ('refresh') returning run_id").fetchone()
+            assert row is not None
+            transform.run_models(self.settings)
+            admin.execute(
+                "insert into agg.refresh_cuts select %s, machine, cut_ms from staging.refresh_window", (row[0],)
+            )
+            admin.execute("update agg.refresh_runs set outcome = 'succeeded' where run_id = %s", (row[0],))
+
+    def computed(self, table: str) -> dict[str, list[tuple[Any, ...]]]:
+        """Rows of a table of agg by machine, in the order of the oracle's columns, comparable."""
+        found: dict[str, list[tuple[Any, ...]]] = {machine: [] for machine in self.histories}
+        with psycopg.connect(**self.settings.results.parameters()) as connection:
+            connection.execute("set timezone = 'UTC'")
+            for machine, *row in connection.execute(f"select machine, {COMPARED[table][0]} from agg.{table}"):
+                found[machine].append(tuple(map(comparable, row)))
+        return {machine: sorted(rows, key=repr) for machine, rows in found.items()}
+
+    def differences(self, logs: dict[str, oracle.MachineLog], rules: list[oracle.Rule]) -> list[str]:
+        """What the models computed other than the oracle does from `logs`; each line names machine and result."""
+        expected = {machine: oracle.compute(log, rules) for machine, log in logs.items()}
+        lines = []
+        for table, (_, names) in COMPARED.items():
+            computed = self.computed(table)
+            for machine, results in expected.items():
+                wanted = sorted(
+                    (tuple(comparable(getattr(row, name)) for name in names.split(", ")) for row in getattr(results, table)),
+                    key=repr,
+                )
+                if computed[machine] != wanted:
+                    missing = [row for row in wanted if row not in computed[machine]]
+                    extra = [row for row in computed[machine] if row not in wanted]
+                    lines.append(f"{machine} {table}: missing {missing[:3]}, extra {extra[:3]}")
+        return lines
+
+    def _settings(self, results: Connection, folder: Path) -> Settings:
+        folder.mkdir()
+        for name in PROJECT:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, folder / name)
+            elif (ROOT / name).exists():
+                shutil.copyfile(ROOT / name, folder / name)
+        write_csv(
+            folder / "seeds" / "machine_config.csv",
+            ["machine", "label", "database", "time_zone", "first_day"],
+            [[name, name, "", history.time_zone, ""] for name, history in self.histories.items()],
+        )
+        write_csv(
+            folder / "seeds" / "signal_config.csv",
+            ["machine", "role", "variable", "divisor", "nominal_kw", "label"],
+            [
+                [machine, signal.role, signal.variable, signal.divisor, signal.nominal_kw or "", signal.variable]
+                for machine in self.histories
+                for signal in SIGNALS
+            ],
+        )
+        loaded = load_settings(folder, environment(results, results) | {"STATE_DIR": str(folder / "state")})
+        return replace(with_secrets(loaded), root=folder)
+
+    @staticmethod
+    def _copy(admin: psycopg.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
+        with admin.cursor() as cursor, cursor.copy(f"copy raw.{table}_of_all from stdin") as copy:
+            for row in rows:
+                copy.write_row(row)
+
+
+def comparable(value: Any) -> Any:
+    """Exact decimals and doubles as the same thing: a double prints the decimal that was rounded into it."""
+    if isinstance(value, (float, Decimal)):
+        return float(value)
+    return value
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def read_rules() -> list[oracle.Rule]:
+    with (ROOT / "seeds" / "alert_rules.csv").open(newline="", encoding="utf-8") as file:
+        return [(int(row["priority"]), row["alert_type"], row["word_start"]) for row in csv.DictReader(file)]
