@@ -86,7 +86,8 @@ def stale_error(settings: Settings, machines: list[str]) -> DataStale:
 
 def _read_last_run(connection: Any, status: Status) -> None:
     row = connection.execute(
-        "select run_id, kind, started_at, finished_at, outcome, error from agg.refresh_runs order by run_id desc limit 1"
+        "select run_id, kind, started_at, finished_at, outcome, error"
+        " from agg.refresh_runs order by run_id desc limit 1"
     ).fetchone()
     if row is None:
         return

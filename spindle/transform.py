@@ -60,7 +60,9 @@ def _invoke(settings: Settings, arguments: list[str], quiet: bool, callbacks: li
     )
     from dbt.cli.main import dbtRunner  # two seconds of imports: only who runs dbt pays them
 
-    return dbtRunner(callbacks=callbacks).invoke((["--log-level", "none", "--log-level-file", "debug"] if quiet else []) + arguments)
+    return dbtRunner(callbacks=callbacks).invoke(
+        (["--log-level", "none", "--log-level-file", "debug"] if quiet else []) + arguments
+    )
 
 
 def _watch(progress: Progress) -> Callable[[Any], None]:

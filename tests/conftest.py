@@ -74,7 +74,9 @@ class Spindle:
             stdin=subprocess.DEVNULL,
         )
         if exit_code is not None and done.returncode != exit_code:
-            pytest.fail(f"bootstrap.py {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+            pytest.fail(
+                f"bootstrap.py {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def info(self) -> dict[str, Any]:

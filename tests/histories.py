@@ -130,7 +130,10 @@ class HistoryPlant:
             computed = self.computed(table)
             for machine, results in expected.items():
                 wanted = sorted(
-                    (tuple(comparable(getattr(row, name)) for name in names.split(", ")) for row in getattr(results, table)),
+                    (
+                        tuple(comparable(getattr(row, name)) for name in names.split(", "))
+                        for row in getattr(results, table)
+                    ),
                     key=repr,
                 )
                 if computed[machine] != wanted:

@@ -32,7 +32,7 @@ def at(text: str) -> int:
 
 
 class SmallPlant:
-    """Results and production of `branosera` in one database, or production in `elsewhere`, reached by foreign tables."""
+    """Results and production of `branosera` in one database, or production elsewhere, reached by foreign tables."""
 
     def __init__(
         self,
@@ -56,7 +56,8 @@ class SmallPlant:
         """Write (variable, UTC time, value) rows; texts go to the text log."""
         connection = psycopg.connect(**self.owner.parameters(), autocommit=True)
         for id_var, when, value in rows:
-            table = "string" if (isinstance(value, str) and value not in ("NaN", "Infinity")) or id_var == ALARMS else "float"
+            is_text = id_var == ALARMS or (isinstance(value, str) and value not in ("NaN", "Infinity"))
+            table = "string" if is_text else "float"
             connection.execute(
                 f"insert into variable_log_{table} values (%s, %s, %s)"
                 " on conflict (id_var, date) do update set value = excluded.value",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -116,7 +117,7 @@ def test_a_window_of_changes_and_of_the_timeline(spindle: Spindle) -> None:
     )
     assert spans[0]["started_at"] <= "2026-03-30T08:00:00"
     assert spans[-1]["ended_at"] >= "2026-03-30T12:00:00"
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         assert before["ended_at"] == after["started_at"]
         assert before["state"] != after["state"]
 

@@ -56,7 +56,8 @@ measure_days as (
         machine,
         day,
         running_seconds / 3600.0 as running_hours,
-        {{ seconds_between(day_start_ms('day', 'time_zone'), day_start_ms('day + 1', 'time_zone')) }} / 3600 as day_hours
+        ({{ day_start_ms('day + 1', 'time_zone') }} - {{ day_start_ms('day', 'time_zone') }})
+        / {{ hour_ms() }}.0 as day_hours
     from sum_sessions
 
 ),

@@ -11,7 +11,12 @@ with alarm_lists as (
 
 alarm_entries as (
 
-    select distinct machine, list_no, alarm_code, alarm_description from {{ ref('stg_alarm_entries') }}
+    select distinct
+        machine,
+        list_no,
+        alarm_code,
+        alarm_description
+    from {{ ref('stg_alarm_entries') }}
 
 ),
 

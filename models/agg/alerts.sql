@@ -7,12 +7,14 @@
     ],
 ) }}
 
-with refresh_window as (
+with {% if is_incremental() -%}
+refresh_window as (
 
     select * from {{ ref('refresh_window') }}
 
 ),
 
+{% endif -%}
 alarm_entries as (
 
     select distinct
