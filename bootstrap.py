@@ -91,6 +91,7 @@ def refresh(verbose: Verbose = False, as_json: Json = False) -> None:
             "run_id": report.run_id,
             "cuts": {machine: cut.isoformat() for machine, cut in report.cuts.items()},
             "records": report.records,
+            "absent_signals": report.absent,
             "unchecked": report.unchecked or None,
         }
         print(json.dumps(document, indent=2))
@@ -188,6 +189,8 @@ def _refresh(settings: Settings, verbose: bool, quiet: bool = False) -> refreshi
     for machine, cut in sorted(report.cuts.items()):
         rows = sum(report.records.get(machine, {}).values())
         out.print(f"  {machine}: {rows:,} results, data until {cut:%Y-%m-%d %H:%M:%S} UTC")
+    for machine, variable in report.absent:
+        err.print(f"[yellow]warning:[/] {machine} has no variable {variable}; see seeds/signal_config.csv")
     out.print(f"  {report.unchecked or 'the API serves what the database has'}")
     return report
 

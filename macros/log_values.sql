@@ -18,9 +18,13 @@
     ({{ value }} between 0 and 999 and {{ value }} = floor({{ value }}))
 {%- endmacro %}
 
-{# A list of active alarms that can be read: a JSON array of arrays that each begin with code and text. #}
+{#
+    A list of active alarms that can be read: a JSON array of arrays that each begin with code and text. Text with
+    thousands of opening brackets is no list: nested so deep it would end the parser, and the refresh, with an error.
+#}
 {% macro is_alarm_list(value) -%}
     case
+        when length({{ value }}) - length(translate({{ value }}, '[{', '')) > 5000 then false
         when pg_input_is_valid({{ value }}, 'jsonb')
             then
                 jsonb_typeof({{ value }}::jsonb) = 'array'

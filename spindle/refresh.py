@@ -18,11 +18,16 @@ LOCK = "spindle refresh"
 
 @dataclass(frozen=True)
 class RefreshReport:
-    """What a refresh did. `cuts` are aware times; `unchecked` says why the API was not checked, if it was not."""
+    """What a refresh did.
+
+    `cuts` are aware times. `absent` lists signals (machine, variable) that a machine's dictionary lacks, so they have
+    no results. `unchecked` says why the API was not checked, if it was not.
+    """
 
     run_id: int
     cuts: dict[str, datetime]
     records: dict[str, dict[str, int]]
+    absent: list[tuple[str, str]]
     unchecked: str
 
 
@@ -46,7 +51,7 @@ def refresh(
         except BaseException as error:
             _fail(settings, run_id, error)
             raise
-        return RefreshReport(run_id, cuts, verify.count_records(connection), unchecked)
+        return RefreshReport(run_id, cuts, verify.count_records(connection), _absent_signals(connection), unchecked)
 
 
 def check_served(settings: Settings) -> str:
@@ -57,6 +62,14 @@ def check_served(settings: Settings) -> str:
 
 def _cuts(connection: psycopg.Connection) -> dict[str, datetime]:
     return dict(connection.execute("select machine, data_until from agg.machine_summary").fetchall())
+
+
+def _absent_signals(connection: psycopg.Connection) -> list[tuple[str, str]]:
+    rows = connection.execute(
+        "select machine, variable from staging.signal_config inner join staging.refresh_window using (machine)"
+        " except select machine, variable from staging.stg_signals order by machine, variable"
+    ).fetchall()
+    return [(machine, variable) for machine, variable in rows]
 
 
 @contextmanager

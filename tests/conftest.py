@@ -23,6 +23,9 @@ import pytest
 
 from spindle.settings import PLANT_OWNER, Connection
 
+# All databases of the session's server share its roles, so the login of PostgREST has one password for all of them.
+AUTHENTICATOR_PASSWORD = "only for tests"
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -57,6 +60,7 @@ class Spindle:
             "SPINDLE_ENV_FILE": os.devnull,
             "STATE_DIR": str(self.state_dir),
             "GATEWAY_PORT": str(self.port),
+            "AUTHENTICATOR_PASSWORD": AUTHENTICATOR_PASSWORD,
             "DBT_TARGET_PATH": str(self.state_dir / "dbt" / "own_target"),
             "COLUMNS": "200",
         }

@@ -76,7 +76,7 @@ class HistoryPlant:
                 "create table variable_log_float (id_var int, date bigint, value real);"
                 "create table variable_log_string (id_var int, date bigint, value text);"
             )
-            database.set_up(self.settings, "unused")
+            database.set_up(self.settings, self.settings.authenticator_password)
             admin.execute("set role spindle_owner")
             for (machine,) in admin.execute("delete from raw.sources returning machine").fetchall():
                 for table in database.SOURCE_TABLES:

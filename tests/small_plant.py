@@ -13,6 +13,7 @@ from spindle import database
 from spindle.refresh import RefreshReport, refresh
 from spindle.secrets import with_secrets
 from spindle.settings import Connection, Settings, load_settings
+from tests.conftest import AUTHENTICATOR_PASSWORD
 
 SCHEMA = """
 create table variable (id int primary key, name text, datatype text);
@@ -77,6 +78,7 @@ def environment(results: Connection, production: Connection) -> dict[str, str]:
     """The settings of a real database, as they would stand in .env."""
     return {
         "SPINDLE_ENV_FILE": os.devnull,
+        "AUTHENTICATOR_PASSWORD": AUTHENTICATOR_PASSWORD,
         "AGG_DB_HOST": results.host,
         "AGG_DB_NAME": results.dbname,
         "AGG_DB_USER": results.user,

@@ -32,7 +32,9 @@ def plant(module_database_factory: Callable[[], Connection], tmp_path_factory: p
         (POSITION, "2026-03-02 09:00:00", 2.5),
     )
     small.set_up()
-    small.refresh()
+    report = small.refresh()
+    assert ("branosera", "SPINDLE_LOAD_1") not in report.absent
+    assert ("branosera", "AXIS_X_MOTOR_UTILIZACION") in report.absent
     return small
 
 

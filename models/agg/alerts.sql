@@ -7,6 +7,7 @@
     ],
 ) }}
 
+-- depends_on: {{ ref('refresh_window') }}
 with {% if is_incremental() -%}
 refresh_window as (
 
