@@ -19,7 +19,8 @@ async function read(path) {
   }
   const body = await answer.json().catch(() => null);
   if (!answer.ok) {
-    throw new Error(`${path.split("?")[0]} answered ${answer.status}${body?.message ? `: ${body.message}` : ""}`);
+    const error = new Error(`${path.split("?")[0]} answered ${answer.status}${body?.message ? `: ${body.message}` : ""}`);
+    throw Object.assign(error, { status: answer.status });
   }
   if (body === null) {
     throw new Error(`${path.split("?")[0]} did not answer with JSON`);
@@ -61,20 +62,25 @@ function element(name, properties = {}, ...children) {
 }
 
 function showStatus(state, verdict, reason) {
+  byId("status").hidden = false;
   byId("status").dataset.state = state;
   byId("verdict").textContent = verdict;
   byId("reason").textContent = reason;
 }
 
+function showNothingYet() {
+  showStatus("warn", "There are no results yet", "Run make demo, or set DB_* in .env and run make refresh.");
+}
+
 /** What the numbers are worth: `statuses` are data_status's answers, one a machine. */
 function judge(status, machines, statuses) {
-  if (!status.last_date) {
-    showStatus("warn", "There are no results yet", "Run make demo, or set DB_* in .env and run make refresh.");
+  if (!status.last_date || machines.length === 0) {
+    showNothingYet();
     return;
   }
   const refreshed = status.refreshed_at ? `Last good refresh ${sayAge(status.refreshed_at)}.` : "No refresh has succeeded yet.";
   if (!status.refresh_ok) {
-    showStatus("bad", "The last refresh failed", `${refreshed} The numbers are those of before; make status says what went wrong.`);
+    showStatus("bad", "The last refresh failed", `${refreshed} Some numbers may be older than others; make status says what went wrong.`);
     return;
   }
   const old = machines.filter((_, index) => hoursOld(statuses[index].data_until) > OLD_AFTER_HOURS);
@@ -84,11 +90,11 @@ function judge(status, machines, statuses) {
     return;
   }
   const oldest = statuses.map((one) => one.data_until).sort()[0];
-  showStatus("good", "The data is fresh", `${refreshed} Every machine has data until ${sayAge(oldest)} or later.`);
+  showStatus("good", "The data is fresh", `${refreshed} ${statuses.length > 1 ? "Every machine" : "The machine"} has log rows up to ${sayAge(oldest)}.`);
 }
 
 function dayRow(day, result, isLast) {
-  const row = element("tr", {}, element("th", { scope: "row" }, sayDay(day, { weekday: "short", day: "numeric", month: "short" })));
+  const row = element("tr", {}, element("th", { scope: "row" }, sayDay(day, { weekday: "short", day: "numeric", month: "short" }) + (isLast ? "*" : "")));
   if (!result) {
     row.append(element("td", { className: "none", colSpan: 3 }, "no log rows"));
     return row;
@@ -99,7 +105,7 @@ function dayRow(day, result, isLast) {
   bar.setAttribute("aria-hidden", "true");
   row.append(
     element("td", { className: "wide" }, bar),
-    element("td", {}, `${result.state_running.toFixed(2)}${isLast ? "*" : ""}`),
+    element("td", {}, result.state_running.toFixed(2)),
     element("td", { className: "share" }, `${result.running_percentage.toFixed(1)} %`),
   );
   return row;
@@ -138,10 +144,12 @@ function fillLinks(values) {
       shown = element("code");
       link.parentElement.append(shown);
     }
-    shown.textContent = `?${decodeURIComponent(query)}`;
+    // One unbreakable piece a parameter, so that a line never ends inside a day.
+    const parts = decodeURIComponent(query).split("&").map((part, index) => element("span", {}, (index ? "&" : "?") + part));
+    shown.replaceChildren(...parts);
   }
   byId("links-lead").textContent =
-    `Eleven addresses, JSON or CSV. Each link is an example with the usual filter, here for ${sayDay(values.day)}.`;
+    `Eleven addresses, JSON or CSV. Each link is an example with the usual filter, here for ${sayDay(values.day).replaceAll(" ", "\u00a0")}.`;
 }
 
 async function show() {
@@ -169,11 +177,16 @@ async function show() {
     }
     byId("read-at").textContent = `read at ${new Date().toLocaleTimeString("en-GB")}`;
   } catch (error) {
+    if (error.status === 404) {
+      showNothingYet();
+      return;
+    }
     const shown = byId("machines-section").hidden ? "" : " What is shown below was read before.";
     showStatus("bad", "The API does not answer", `${error.message}. make status says what is down, make serve starts it.${shown}`);
   }
 }
 
+showStatus("waiting", "Asking the API …", "How fresh the data is comes here.");
 byId("csv").textContent = `curl -H 'Accept: text/csv' '${new URL("api/v1/machine_util?order=dt.desc&limit=7", location.href)}'`;
 show();
 setInterval(() => document.visibilityState === "visible" && show(), READ_AGAIN_MS);

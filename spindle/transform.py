@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from spindle.errors import RefreshFailed
@@ -50,19 +51,33 @@ def run_any(settings: Settings, arguments: Sequence[str]) -> int:
 
 
 def _invoke(settings: Settings, arguments: list[str], quiet: bool, callbacks: list[Callable[[Any], None]]) -> Any:
+    from dbt.cli.main import dbtRunner  # two seconds of imports: only who runs dbt pays them
+
+    if quiet:
+        arguments = ["--log-level", "none", "--log-level-file", "debug", *arguments]
+    with _dbt_environment(settings):
+        return dbtRunner(callbacks=callbacks).invoke(arguments)
+
+
+@contextmanager
+def _dbt_environment(settings: Settings) -> Iterator[None]:
+    """dbt takes project, profile and connection from the environment; it is given back as it was."""
     profiles = settings.state_dir / "dbt"
     profiles.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(settings.root / "profiles.yml.example", profiles / "profiles.yml")
     settings.logs.mkdir(parents=True, exist_ok=True)
-    os.environ.update(environment(settings))
+    before = dict(os.environ)
     os.environ.update(
-        DBT_PROJECT_DIR=str(settings.root), DBT_PROFILES_DIR=str(profiles), DBT_LOG_PATH=str(settings.logs)
+        environment(settings),
+        DBT_PROJECT_DIR=str(settings.root),
+        DBT_PROFILES_DIR=str(profiles),
+        DBT_LOG_PATH=str(settings.logs),
     )
-    from dbt.cli.main import dbtRunner  # two seconds of imports: only who runs dbt pays them
-
-    return dbtRunner(callbacks=callbacks).invoke(
-        (["--log-level", "none", "--log-level-file", "debug"] if quiet else []) + arguments
-    )
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _watch(progress: Progress) -> Callable[[Any], None]:

@@ -137,30 +137,30 @@ def results(spindle: Spindle) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def plant_database_factory(spindle: Spindle) -> Iterator[Callable[[], Connection]]:
+def plant_database_factory(spindle: Spindle) -> Iterator[Callable[..., Connection]]:
     """New empty databases on the session's server, dropped at the end of the test."""
     yield from _scratch_databases(spindle)
 
 
 @pytest.fixture(scope="module")
-def module_database_factory(spindle: Spindle) -> Iterator[Callable[[], Connection]]:
+def module_database_factory(spindle: Spindle) -> Iterator[Callable[..., Connection]]:
     """The same, dropped at the end of the module."""
     yield from _scratch_databases(spindle)
 
 
-def _scratch_databases(spindle: Spindle) -> Iterator[Callable[[], Connection]]:
+def _scratch_databases(spindle: Spindle) -> Iterator[Callable[..., Connection]]:
     found = psycopg.conninfo.conninfo_to_dict(spindle.info()["results"])
     server = Connection(str(found["host"]), int(str(found["port"])), "postgres", "spindle_admin")
     made: list[str] = []
 
-    def make() -> Connection:
-        name = f"scratch_{uuid4().hex[:12]}"
+    def make(purpose: str = "scratch") -> Connection:
+        name = f"{purpose}_{uuid4().hex[:12]}"
         with psycopg.connect(server.public(), autocommit=True) as admin:
-            admin.execute(f"create database {name} owner {PLANT_OWNER}")
+            admin.execute(f'create database "{name}" owner {PLANT_OWNER}')
         made.append(name)
         return replace(server, dbname=name, user=PLANT_OWNER)
 
     yield make
     with psycopg.connect(server.public(), autocommit=True) as admin:
         for name in made:
-            admin.execute(f"drop database {name} with (force)")
+            admin.execute(f'drop database "{name}" with (force)')
