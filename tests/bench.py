@@ -38,7 +38,7 @@ def main() -> None:
 def bench(spindle: Spindle) -> None:
     print(f"demo plant: two machines, {DAYS} days, 100 000 rows a machine and day")
     demo = seconds(lambda: spindle.run("demo", "--days", str(DAYS)))
-    machines = spindle.info()["machines"]
+    machines = spindle.info["machines"]
     rows, copy = 0, 0.0
     for address in machines.values():
         with psycopg.connect(address) as log:

@@ -83,6 +83,7 @@ class Spindle:
             )
         return done
 
+    @cached_property
     def info(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.run("info", "--json").stdout)
         return found
@@ -126,13 +127,13 @@ def spindle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spindle]:
 @pytest.fixture(scope="session")
 def machine_databases(spindle: Spindle) -> dict[str, str]:
     """Connection strings of the machines' production databases, as a user who may write."""
-    databases: dict[str, str] = spindle.info()["machines"]
+    databases: dict[str, str] = spindle.info["machines"]
     return databases
 
 
 @pytest.fixture
 def results(spindle: Spindle) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(spindle.info()["results"], autocommit=True) as connection:
+    with psycopg.connect(spindle.info["results"], autocommit=True) as connection:
         yield connection
 
 
@@ -149,7 +150,7 @@ def module_database_factory(spindle: Spindle) -> Iterator[Callable[..., Connecti
 
 
 def _scratch_databases(spindle: Spindle) -> Iterator[Callable[..., Connection]]:
-    found = psycopg.conninfo.conninfo_to_dict(spindle.info()["results"])
+    found = psycopg.conninfo.conninfo_to_dict(spindle.info["results"])
     server = Connection(str(found["host"]), int(str(found["port"])), "postgres", "spindle_admin")
     made: list[str] = []
 

@@ -27,7 +27,7 @@ def test_every_command_has_a_help(spindle: Spindle, command: str) -> None:
 
 
 def test_info_has_all_connections_and_no_password(spindle: Spindle) -> None:
-    found = spindle.info()
+    found = spindle.info
     assert {"gateway", "results", "machines", "logs"} <= set(found)
     assert found["gateway"] == f"http://127.0.0.1:{spindle.port}"
     assert set(found["machines"]) == {"branosera", "tamesa"}
