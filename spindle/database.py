@@ -71,8 +71,12 @@ def set_up(settings: Settings, authenticator_password: str) -> None:
         except psycopg.errors.InsufficientPrivilege as error:
             raise MachineNotReady(
                 f"{settings.results.user} may not set up the results database: {str(error).strip()}",
-                "AGG_DB_USER must be able to create roles, schemas and the extension postgres_fdw; "
-                "or let an administrator run `bootstrap.py init` once with such a user",
+                "AGG_DB_USER needs, from an administrator:\n"
+                "  the attribute createrole, and create on the database;\n"
+                "  production elsewhere: create extension postgres_fdw;"
+                " grant usage on foreign data wrapper postgres_fdw to AGG_DB_USER;\n"
+                "  production in the same database: grant select on its tables to AGG_DB_USER with grant option;\n"
+                "  or let a superuser run `bootstrap.py init` once",
             ) from error
 
 
@@ -182,6 +186,15 @@ def create_database(admin: psycopg.Connection, name: str, owner: str | None = No
 
 def is_set_up(settings: Settings) -> bool:
     """Whether `set_up` ran here before."""
+    return _exists(settings, "raw.sources")
+
+
+def has_results(settings: Settings) -> bool:
+    """Whether a refresh ever made the API's views, so that there is something to serve."""
+    return _exists(settings, "api.data_status")
+
+
+def _exists(settings: Settings, relation: str) -> bool:
     with results(settings, as_owner=False) as admin:
-        row = admin.execute("select to_regclass('raw.sources') is not null").fetchone()
+        row = admin.execute("select to_regclass(%s) is not null", (relation,)).fetchone()
     return bool(row and row[0])

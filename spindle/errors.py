@@ -13,7 +13,7 @@ class SpindleError(Exception):
 
 
 class RefreshFailed(SpindleError):
-    """A refresh, a dbt run or the check after it failed. Results are those of the last good run."""
+    """A refresh, a dbt run or the check after it failed. Each result is as the last run that computed it left it."""
 
     exit_code = 1
 

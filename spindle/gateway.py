@@ -66,6 +66,15 @@ def render_nginx(settings: Settings) -> str:
     )
 
 
+def written_port(settings: Settings) -> int | None:
+    """The port of nginx's written configuration, which may be another than the settings have by now."""
+    try:
+        found = re.search(r"listen 127\.0\.0\.1:(\d+)", nginx_conf(settings).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return int(found.group(1)) if found else None
+
+
 def render_postgrest(settings: Settings, authenticator_password: str) -> str:
     """The configuration of PostgREST. It holds a password: for a private file, never a log."""
     return _render(

@@ -36,8 +36,10 @@ def refresh(
 ) -> RefreshReport:
     """Compute the days since the last refresh.
 
-    Raises RefreshBusy, CannotConnect or RefreshFailed; the run's record then has the outcome `failed` and the error.
+    Raises SettingsError and RefreshBusy before the run begins; CannotConnect or RefreshFailed after, and the run's
+    record then has the outcome `failed` and the error.
     """
+    verify.check_port(settings)
     with database.results(settings) as connection, _lock(connection):
         before = verify.count_records(connection) if _has_results(connection) else {}
         run_id = _begin(connection, kind)
@@ -107,7 +109,8 @@ def _reach_sources(connection: psycopg.Connection) -> None:
         except psycopg.Error as error:
             raise CannotConnect(
                 f"the production database of {machine} cannot be read: {str(error).strip()}",
-                f"check DB_{machine.upper()}_* or DB_* in .env, then run `bootstrap.py init`",
+                f"check DB_{machine.upper()}_* or DB_* in .env, then run `bootstrap.py init`; unless AGG_DB_USER is a"
+                " superuser, the login must have a password and the server must ask for it",
             ) from error
 
 

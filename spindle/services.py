@@ -65,6 +65,7 @@ class ServiceState:
 
     @property
     def running(self) -> bool:
+        """Whether it has been up for a second, as supervisord sees it."""
         return self.state == "running"
 
     @property
@@ -152,6 +153,14 @@ def service_states(settings: Settings) -> list[ServiceState]:
     if supervisor is None:
         return [ServiceState(name, "stopped", None, None, "not started") for name in _program_names(settings)]
     return [_state(supervisor, name) for name in _program_names(settings)]
+
+
+def gateway_port(settings: Settings) -> int | None:
+    """The port on which this folder's gateway listens; None when it is not up."""
+    supervisor = _connect(settings)
+    if supervisor is None or not _state(supervisor, "nginx").alive:
+        return None
+    return gateway.written_port(settings)
 
 
 # --- supervisord -----------------------------------------------------------------------------------------

@@ -57,8 +57,10 @@ def read_status(settings: Settings) -> Status:
     """Look at everything; nothing is changed and nothing raised, problems are listed."""
     status = Status(services.service_states(settings))
     for service in status.services:
-        if not service.running:
+        if not service.alive:
             status.problems.append(ServiceDown(f"{service.name} is {service.state}", "`make serve` starts it"))
+    if any(service.name == "postgres" and not service.alive for service in status.services):
+        return status
     try:
         with database.results(settings) as connection:
             if connection.execute("select to_regclass('agg.machine_summary')").fetchone() == (None,):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +73,7 @@ def _dbt_environment(settings: Settings) -> Iterator[None]:
         DBT_PROJECT_DIR=str(settings.root),
         DBT_PROFILES_DIR=str(profiles),
         DBT_LOG_PATH=str(settings.logs),
+        DBT_USE_COLORS=str(sys.stdout.isatty()),
     )
     try:
         yield

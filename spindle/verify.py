@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import psycopg
 
 from spindle import services
-from spindle.errors import RefreshFailed
+from spindle.errors import RefreshFailed, SettingsError
 from spindle.settings import Settings
 
 # data_status's names for the rows of each result
@@ -65,7 +65,7 @@ def check_api(settings: Settings, connection: psycopg.Connection, cuts: Mapping[
 
     Returns why nothing was checked: a gateway that is not started is no failure of a refresh.
     """
-    if not any(state.name == "nginx" and state.running for state in services.service_states(settings)):
+    if services.gateway_port(settings) is None:
         return "the gateway is not running, so what it serves was not checked"
     counted = count_records(connection)
     for machine, cut in cuts.items():
@@ -91,6 +91,16 @@ def check_api(settings: Settings, connection: psycopg.Connection, cuts: Mapping[
                 f"look at {settings.logs}; `bootstrap.py serve` starts the services again",
             )
     return ""
+
+
+def check_port(settings: Settings) -> None:
+    """Raises SettingsError when this folder's gateway listens elsewhere: at the settings' port may be a stranger's."""
+    port = services.gateway_port(settings)
+    if port not in (None, settings.gateway_port):
+        raise SettingsError(
+            f"GATEWAY_PORT is {settings.gateway_port}, but the gateway of this folder listens on {port}",
+            f"set GATEWAY_PORT={port}, or run `make serve` to move the gateway",
+        )
 
 
 def get(settings: Settings, path: str, **filters: str) -> Any:
