@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 SPINDLE := $(PY) bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo refresh status serve stop test lint docs clean install lock bench
+.PHONY: help demo refresh backfill rebuild status serve stop test lint docs clean install lock bench
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -15,6 +15,12 @@ demo: install ## make the demo plant on the embedded database, refresh, serve, p
 
 refresh: install ## compute the days since the last refresh and check what is served (for cron)
 	@$(SPINDLE) refresh $(ARGS)
+
+backfill: install ## compute days again: FROM=2021-01-01 TO=2021-12-31 [MACHINE=name], all when not given
+	@$(SPINDLE) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO)) $(if $(MACHINE),--machine $(MACHINE)) $(ARGS)
+
+rebuild: install ## compute everything beside the live tables, test it, swap; deploys changed models and views
+	@$(SPINDLE) rebuild $(ARGS)
 
 status: install ## services, machines, freshness; the exit code says what is wrong
 	@$(SPINDLE) status $(ARGS)

@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from spindle import backfill as backfilling
 from spindle import database, demo, services, status, transform
+from spindle import rebuild as rebuilding
 from spindle import refresh as refreshing
 from spindle.errors import ServiceDown, SettingsError, SpindleError
 from spindle.plant import PlantPlan
@@ -29,6 +31,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+DAY = ["%Y-%m-%d"]
 CHECKED = "  the API serves what the database has"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -83,14 +86,14 @@ def make_demo(
 
 
 @app.command()
-def refresh(verbose: Verbose = False, as_json: Json = False) -> None:
+def refresh(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete results of log rows that are gone.")] = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
     """Compute the days since the last refresh and check what the API serves. For cron: the exit code tells all."""
-    settings = with_secrets(load_settings())
-    _require_plant(settings)
-    _start_database(settings)
-    if not database.is_set_up(settings):
-        database.set_up(settings, settings.authenticator_password)
-    report = _refresh(settings, verbose, quiet=as_json)
+    settings = _ready()
+    report = _refresh(settings, verbose, quiet=as_json, accept_loss=yes)
     if as_json:
         document = {
             "run_id": report.run_id,
@@ -102,6 +105,70 @@ def refresh(verbose: Verbose = False, as_json: Json = False) -> None:
         print(json.dumps(document, indent=2))
     if stale := status.stale_machines(settings, report.cuts):
         raise status.stale_error(settings, stale)
+
+
+@app.command()
+def backfill(
+    first: Annotated[Optional[datetime], typer.Option("--from", formats=DAY, help="First local day.")] = None,  # noqa: UP045
+    last: Annotated[Optional[datetime], typer.Option("--to", formats=DAY, help="Last local day.")] = None,  # noqa: UP045
+    machine: Annotated[str, typer.Option(help="Names with commas; all machines when empty.")] = "",
+    step_days: Annotated[int, typer.Option(min=1, help="Days computed at once: fewer need less memory.")] = 31,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin again where the same backfill was stopped.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compute any range of days again, by default all; stopped, the same command goes on where it was."""
+    settings = _ready()
+    chosen = [name.strip() for name in machine.split(",") if name.strip()]
+    request = backfilling.make_request(settings, first and first.date(), last and last.date(), chosen)
+    with _bar(f"backfill {request}", "days") as advance:
+        skipped = backfilling.backfill(
+            settings,
+            request,
+            step_days=step_days,
+            restart=restart,
+            verbose=verbose,
+            progress=lambda begin, end, done, total: advance(f"{begin} to {end}", done, total),
+        )
+    if skipped:
+        out.print(f"  the first {skipped} days were done before it was stopped; --restart does them again")
+
+
+@app.command()
+def rebuild(
+    yes: Annotated[bool, typer.Option("--yes", help="Swap also if results shrink.")] = False, verbose: Verbose = False
+) -> None:
+    """Compute everything again beside the live tables, test it, swap. Also deploys changed models and views."""
+    settings = _ready()
+    with _bar("rebuild", "nodes") as advance:
+        unchecked = rebuilding.rebuild(settings, accept_loss=yes, verbose=verbose, progress=advance)
+    out.print(f"  {unchecked}" if unchecked else CHECKED)
+
+
+@app.command()
+def runs(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 10, as_json: Json = False
+) -> None:
+    """The record of refreshes, backfills and rebuilds, failed ones too."""
+    settings = load_settings()
+    found = status.read_runs(settings, limit)
+    if as_json:
+        print(json.dumps(found, default=str, indent=2))
+        return
+    table = Table("run", "kind", "began (UTC)", "seconds", "outcome", "rows written", "request or error")
+    for run in found:
+        colour = {"succeeded": "green", "failed": "red"}.get(run["outcome"], "yellow")
+        table.add_row(
+            str(run["run_id"]),
+            run["kind"],
+            f"{run['started_at']:%Y-%m-%d %H:%M:%S}",
+            str(run["seconds"] or ""),
+            f"[{colour}]{run['outcome']}[/]",
+            f"{sum(model['rows'] for model in run['models'].values()):,}",
+            run["error"] or run["request"] or "",
+        )
+    out.print(table)
 
 
 @app.command(name="status")
@@ -171,11 +238,17 @@ def info(as_json: Json = False) -> None:
     out.print(table)
 
 
-def _require_plant(settings: Settings) -> None:
+def _ready() -> Settings:
+    """The settings, with the database running and set up."""
+    settings = with_secrets(load_settings())
     if settings.demo_plant and not (settings.state_dir / PLANT_FILE).exists():
         raise SettingsError(
             "no production database is set and there is no demo plant", "run `make demo`, or set DB_* in .env"
         )
+    _start_database(settings)
+    if not database.is_set_up(settings):
+        database.set_up(settings, settings.authenticator_password)
+    return settings
 
 
 def _start_database(settings: Settings) -> None:
@@ -185,13 +258,13 @@ def _start_database(settings: Settings) -> None:
 
 
 def _refresh(
-    settings: Settings, verbose: bool, *, quiet: bool = False, serve_next: bool = False
+    settings: Settings, verbose: bool, *, quiet: bool = False, serve_next: bool = False, accept_loss: bool = False
 ) -> refreshing.RefreshReport:
     """`quiet` prints nothing; `serve_next`: the gateway is started next, and the caller checks it then."""
     if verbose or quiet:
-        return refreshing.refresh(settings, verbose=verbose)
+        return refreshing.refresh(settings, verbose=verbose, accept_loss=accept_loss)
     with _bar("refresh", "models") as advance:
-        report = refreshing.refresh(settings, progress=advance)
+        report = refreshing.refresh(settings, progress=advance, accept_loss=accept_loss)
     for machine, cut in sorted(report.cuts.items()):
         rows = sum(report.records.get(machine, {}).values())
         out.print(f"  {machine}: {rows:,} results, data until {cut:%Y-%m-%d %H:%M:%S} UTC")

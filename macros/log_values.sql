@@ -43,3 +43,15 @@
 {% macro as_logged(value) -%}
     {{ value }}::text::numeric
 {%- endmacro %}
+
+{#
+    SQL that returns, as text, the condition for the rows of a role (text: operation, load, program or alarms) whose
+    value holds until the next such row. Other rows are passed over: the program, or the list, before them goes on.
+#}
+{% macro holds_until_next(role) -%}
+    case {{ role }}
+        when 'program' then $${{ is_off('value') }} or {{ is_program('value') }}$$
+        when 'alarms' then $${{ is_off('value') }} or {{ is_alarm_list('value') }}$$
+        else 'true'
+    end
+{%- endmacro %}

@@ -84,43 +84,45 @@ begin
 end
 $$;
 
--- The last row of a variable before a time that meets `condition` (SQL over `value`, not null), at most one.
--- It steps backwards by the key in growing chunks and tests here, so the condition may use what an old server lacks.
-create or replace function raw.last_row_before(machine text, log text, id_var int, before_ms bigint, condition text)
+-- The nearest row of a variable that meets `condition` (SQL over `value`, not null), at most one: the last one before
+-- start_ms when `direction` is 'before', else the first one 'after' it; not beyond stop_ms.
+-- It steps along the key in growing chunks and tests here, so the condition may use what an old server lacks.
+create or replace function raw.find_row(
+    machine text, log text, id_var int, direction text, start_ms bigint, stop_ms bigint, condition text
+)
 returns table (date bigint, value text)
 language plpgsql stable rows 1 as $$
 declare
-    oldest_read bigint := before_ms;
+    relation text := machine || '_' || log;
+    within text := case direction
+        when 'before' then 'date < %s and date >= %s order by date desc'
+        when 'after' then 'date > %s and date <= %s order by date asc'
+    end;
+    nearest text := case direction when 'before' then 'max' else 'min' end;
+    farthest text := case direction when 'before' then 'min' else 'max' end;
+    reached_ms bigint := start_ms;
     chunk_rows int := 8;
     rows_read int;
 begin
     loop
         execute format(
             'with chunk as materialized (
-                select date, value from raw.%I where id_var = %s and date < %s order by date desc limit %s
+                select date, value from raw.%I where id_var = %s and %s limit %s
             )
-            select
-                count(*),
-                min(date),
-                max(date) filter (where value is not null and (%s))
-            from chunk',
-            machine || '_' || log, id_var, oldest_read, chunk_rows, condition
-        ) into rows_read, oldest_read, date;
+            select count(*), %s(date), %s(date) filter (where value is not null and (%s)) from chunk',
+            relation, id_var, format(within, reached_ms, stop_ms), chunk_rows, farthest, nearest, condition
+        ) into rows_read, reached_ms, date;
         if date is not null then
-            execute format(
-                'select value::text from raw.%I where id_var = %s and date = %s', machine || '_' || log, id_var, date
-            ) into value;
+            execute format('select value::text from raw.%I where id_var = %s and date = %s', relation, id_var, date)
+            into value;
             return next;
             return;
         end if;
-        if rows_read < chunk_rows then
-            return;
-        end if;
+        exit when rows_read < chunk_rows;
         chunk_rows := least(chunk_rows * 8, 32768);
     end loop;
 end
 $$;
-
 -- First and last row in each time bucket, over all variables of one log of a machine: enough to find every gap longer
 -- than a bucket without moving the rows.
 create or replace function raw.read_buckets(

@@ -1,17 +1,19 @@
-"""A refresh: one run of the models under a lock, recorded from its start, checked through the API at its end."""
+"""Runs of the models: under a lock, recorded from their start, checked at their end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import psycopg
 
 from spindle import database, transform, verify
-from spindle.errors import CannotConnect, RefreshBusy, SpindleError
-from spindle.settings import Settings
+from spindle.errors import CannotConnect, RefreshBusy, RefreshFailed, SpindleError
+from spindle.settings import Settings, read_time_zones
 
 LOCK = "spindle refresh"
 
@@ -32,28 +34,33 @@ class RefreshReport:
 
 
 def refresh(
-    settings: Settings, *, verbose: bool = False, progress: transform.Progress | None = None, kind: str = "refresh"
+    settings: Settings,
+    *,
+    accept_loss: bool = False,
+    verbose: bool = False,
+    progress: transform.Progress | None = None,
 ) -> RefreshReport:
-    """Compute the days since the last refresh.
+    """Compute the days since the last refresh, up to a new cut.
 
     Raises SettingsError and RefreshBusy before the run begins; CannotConnect or RefreshFailed after, and the run's
-    record then has the outcome `failed` and the error.
+    record then has the outcome `failed` and the error. A log that ends before the last cut is a failure unless
+    `accept_loss`: results after its end would be deleted.
     """
     verify.check_port(settings)
-    with database.results(settings) as connection, _lock(connection):
-        before = verify.count_records(connection) if _has_results(connection) else {}
-        run_id = _begin(connection, kind)
-        try:
+    with database.results(settings) as connection, only_one(connection):
+        with recorded(settings, connection, "refresh") as run:
+            before = verify.count_records(connection) if _has_results(connection) else {}
             _reach_sources(connection)
-            transform.run_models(settings, verbose=verbose, progress=progress)
-            _succeed(connection, run_id)
+            refuse_new_time_zones(settings, connection)
+            if not accept_loss:
+                _refuse_shortened_logs(connection)
+            run.models = transform.run_models(settings, verbose=verbose, progress=progress)
+            run.succeed()
+            if not accept_loss:
+                verify.check_results(connection, before)
             cuts = _cuts(connection)
-            verify.check_results(connection, before)
             unchecked = verify.check_api(settings, connection, cuts)
-        except BaseException as error:
-            _fail(settings, run_id, error)
-            raise
-        return RefreshReport(run_id, cuts, verify.count_records(connection), _absent_signals(connection), unchecked)
+        return RefreshReport(run.run_id, cuts, verify.count_records(connection), _absent_signals(connection), unchecked)
 
 
 def check_served(settings: Settings) -> str:
@@ -62,24 +69,14 @@ def check_served(settings: Settings) -> str:
         return verify.check_api(settings, connection, _cuts(connection))
 
 
-def _cuts(connection: psycopg.Connection) -> dict[str, datetime]:
-    return dict(connection.execute("select machine, data_until from agg.machine_summary").fetchall())
-
-
-def _absent_signals(connection: psycopg.Connection) -> list[tuple[str, str]]:
-    rows = connection.execute(
-        "select machine, variable from staging.signal_config inner join staging.refresh_window using (machine)"
-        " except select machine, variable from staging.stg_signals order by machine, variable"
-    ).fetchall()
-    return [(machine, variable) for machine, variable in rows]
-
-
 @contextmanager
-def _lock(connection: psycopg.Connection) -> Iterator[None]:
-    """One refresh at a time; the lock is the connection's, so it dies with its owner."""
+def only_one(connection: psycopg.Connection) -> Iterator[None]:
+    """One run at a time; the lock is the connection's, so it dies with its owner."""
     taken = connection.execute("select pg_try_advisory_lock(hashtext(%s))", (LOCK,)).fetchone()
     if not (taken and taken[0]):
-        raise RefreshBusy("another refresh is running", "wait for its end; `bootstrap.py status` shows when it began")
+        raise RefreshBusy(
+            "another refresh, backfill or rebuild is running", "wait for its end; `bootstrap.py runs` shows it"
+        )
     try:
         yield
     finally:
@@ -87,19 +84,72 @@ def _lock(connection: psycopg.Connection) -> Iterator[None]:
             connection.execute("select pg_advisory_unlock(hashtext(%s))", (LOCK,))
 
 
-def _has_results(connection: psycopg.Connection) -> bool:
-    row = connection.execute("select to_regclass('agg.machine_summary') is not null").fetchone()
-    return bool(row and row[0])
+class Run:
+    """A row of agg.refresh_runs. `models` is filled in by who runs them."""
+
+    def __init__(self, connection: psycopg.Connection, kind: str, request: str | None) -> None:
+        self.connection = connection
+        self.models: Mapping[str, transform.ModelRun] = {}
+        row = connection.execute(
+            "insert into agg.refresh_runs (kind, request) values (%s, %s) returning run_id", (kind, request)
+        ).fetchone()
+        assert row is not None
+        self.run_id = int(row[0])
+
+    def succeed(self) -> None:
+        """Record the windows and cuts, and tell PostgREST."""
+        models = json.dumps({name: asdict(model) for name, model in self.models.items()})
+        with self.connection.transaction():
+            self.connection.execute(
+                "insert into agg.refresh_cuts (run_id, machine, from_day, to_day, end_ms, oldest_ms, cut_ms)"
+                " select %s, machine, from_day, to_day, end_ms, oldest_ms, cut_ms from staging.refresh_window",
+                (self.run_id,),
+            )
+            self.connection.execute(
+                "update agg.refresh_runs set outcome = 'succeeded', finished_at = clock_timestamp(), models = %s"
+                " where run_id = %s",
+                (models, self.run_id),
+            )
+            self.connection.execute("notify pgrst, 'reload schema'")
+
+    def fail(self, settings: Settings, error: BaseException) -> None:
+        """By a connection of its own: the run's may be what broke."""
+        text = error.what if isinstance(error, SpindleError) else f"{type(error).__name__}: {error}"
+        try:
+            with database.results(settings) as connection:
+                connection.execute(
+                    "update agg.refresh_runs set outcome = 'failed', finished_at = clock_timestamp(), error = %s"
+                    " where run_id = %s",
+                    (text[:4000], self.run_id),
+                )
+        except CannotConnect:
+            pass  # the next run marks it; the error that led here is what the user must see
 
 
-def _begin(connection: psycopg.Connection, kind: str) -> int:
+@contextmanager
+def recorded(
+    settings: Settings, connection: psycopg.Connection, kind: str, request: str | None = None
+) -> Iterator[Run]:
+    """A run with its record: whatever ends it, the record says so. The lock must be held."""
     connection.execute(
         "update agg.refresh_runs set outcome = 'failed', finished_at = clock_timestamp(),"
         " error = 'ended without a word: killed, or the connection was lost' where outcome = 'running'"
     )
-    row = connection.execute("insert into agg.refresh_runs (kind) values (%s) returning run_id", (kind,)).fetchone()
-    assert row is not None
-    return int(row[0])
+    run = Run(connection, kind, request)
+    try:
+        yield run
+    except BaseException as error:
+        run.fail(settings, error)
+        raise
+
+
+def _cuts(connection: psycopg.Connection) -> dict[str, datetime]:
+    return dict(connection.execute("select machine, data_until from agg.machine_summary").fetchall())
+
+
+def _has_results(connection: psycopg.Connection) -> bool:
+    row = connection.execute("select to_regclass('agg.machine_summary') is not null").fetchone()
+    return bool(row and row[0])
 
 
 def _reach_sources(connection: psycopg.Connection) -> None:
@@ -114,29 +164,45 @@ def _reach_sources(connection: psycopg.Connection) -> None:
             ) from error
 
 
-def _succeed(connection: psycopg.Connection, run_id: int) -> None:
-    with connection.transaction():
-        connection.execute(
-            "insert into agg.refresh_cuts (run_id, machine, cut_ms)"
-            " select %s, machine, cut_ms from staging.refresh_window",
-            (run_id,),
-        )
-        connection.execute(
-            "update agg.refresh_runs set outcome = 'succeeded', finished_at = clock_timestamp() where run_id = %s",
-            (run_id,),
-        )
-        connection.execute("notify pgrst, 'reload schema'")
-
-
-def _fail(settings: Settings, run_id: int, error: BaseException) -> None:
-    """By a connection of its own: the run's may be what broke."""
-    text = error.what if isinstance(error, SpindleError) else f"{type(error).__name__}: {error}"
-    try:
-        with database.results(settings) as connection:
-            connection.execute(
-                "update agg.refresh_runs set outcome = 'failed', finished_at = clock_timestamp(), error = %s"
-                " where run_id = %s",
-                (text[:4000], run_id),
+def refuse_new_time_zones(settings: Settings, connection: psycopg.Connection) -> None:
+    """Days of two time zones must not be mixed in one machine's results."""
+    if not _has_results(connection):
+        return
+    wanted = read_time_zones(settings.root)
+    for machine, time_zone in connection.execute("select machine, time_zone from agg.machine_summary order by machine"):
+        if wanted.get(machine, time_zone) != time_zone:
+            raise RefreshFailed(
+                f"the time zone of {machine} changed from {time_zone} to {wanted[machine]}, so all its days are others",
+                "`make rebuild` computes them again; or change seeds/machine_config.csv back",
             )
-    except CannotConnect:
-        pass  # the next run marks it; the error that led here is what the user must see
+
+
+def _refuse_shortened_logs(connection: psycopg.Connection) -> None:
+    """A log that ends before the last cut was emptied, or an old dump was loaded: keep the results until told."""
+    rows = connection.execute(
+        "select sources.machine, last.cut_ms, log_bounds.newest_ms from raw.sources"
+        " inner join lateral (select cut_ms from agg.refresh_cuts inner join agg.refresh_runs using (run_id)"
+        " where refresh_cuts.machine = sources.machine and outcome = 'succeeded' order by run_id desc limit 1) as last"
+        " on true left join lateral raw.log_bounds(sources.machine) as log_bounds on true"
+        " where log_bounds.newest_ms is null or log_bounds.newest_ms < last.cut_ms"
+    ).fetchall()
+    if rows:
+        machine, cut_ms, newest_ms = rows[0]
+        end = f"ends at {_moment(newest_ms)}" if newest_ms else "is empty"
+        raise RefreshFailed(
+            f"the log of {machine} {end}, but results go up to {_moment(cut_ms)}: rows were lost there",
+            "load them again; or `bootstrap.py refresh --yes` deletes the results after its end",
+        )
+
+
+def _moment(milliseconds: int) -> str:
+    moment: Any = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=milliseconds)
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _absent_signals(connection: psycopg.Connection) -> list[tuple[str, str]]:
+    rows = connection.execute(
+        "select machine, variable from staging.signal_config inner join staging.refresh_window using (machine)"
+        " except select machine, variable from staging.stg_signals order by machine, variable"
+    ).fetchall()
+    return [(machine, variable) for machine, variable in rows]

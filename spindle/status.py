@@ -73,6 +73,30 @@ def read_status(settings: Settings) -> Status:
     return status
 
 
+def read_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
+    """The newest runs, newest first; `seconds` is None while one is running."""
+    names = ("run_id", "kind", "request", "started_at", "seconds", "outcome", "error", "models")
+    with database.results(settings) as connection:
+        rows = connection.execute(
+            "select run_id, kind, request, started_at, round(extract(epoch from finished_at - started_at), 1)::float,"
+            " outcome, error, models from agg.refresh_runs order by run_id desc limit %s",
+            (limit,),
+        ).fetchall()
+        cuts = connection.execute(
+            "select run_id, machine, from_day::text, to_day::text, cut_ms from agg.refresh_cuts"
+            " where run_id = any(%s) order by machine",
+            ([row[0] for row in rows],),
+        ).fetchall()
+    runs = [dict(zip(names, row, strict=True)) for row in rows]
+    for run in runs:
+        run["windows"] = [
+            dict(zip(("machine", "from_day", "to_day", "cut_ms"), cut[1:], strict=True))
+            for cut in cuts
+            if cut[0] == run["run_id"]
+        ]
+    return runs
+
+
 def stale_machines(settings: Settings, cuts: dict[str, datetime]) -> list[str]:
     """Machines whose newest log row is older than STALE_AFTER_HOURS."""
     limit = _now(settings) - timedelta(hours=settings.stale_after_hours)

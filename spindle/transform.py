@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from spindle.errors import RefreshFailed
 from spindle.settings import Settings
+
+MODELS_ONLY = ("--resource-type", "seed", "--resource-type", "model")
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """Rows that a model wrote, and its seconds."""
+
+    rows: int
+    seconds: float
+
 
 # name of the node, how many are done, how many there are
 Progress = Callable[[str, int, int], None]
@@ -29,20 +42,31 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def run_models(settings: Settings, *, verbose: bool = False, progress: Progress | None = None) -> None:
-    """Load the seeds and run every model. Raises RefreshFailed with dbt's message of each node that failed."""
-    arguments = ["build", "--resource-type", "seed", "--resource-type", "model"]
-    arguments += ["--target-path", str(settings.state_dir / "dbt" / "target")]
+def run_models(
+    settings: Settings,
+    *,
+    variables: Mapping[str, Any] | None = None,
+    options: Sequence[str] = MODELS_ONLY,
+    verbose: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, ModelRun]:
+    """Load the seeds and run every model, with these dbt vars; other options of `dbt build` choose other nodes.
+
+    Raises RefreshFailed with dbt's message of each node that failed.
+    """
+    arguments = ["build", *options]
+    arguments += ["--vars", json.dumps(variables or {}), "--target-path", str(settings.state_dir / "dbt" / "target")]
     result = _invoke(settings, arguments, quiet=not verbose, callbacks=[_watch(progress)] if progress else [])
-    if result.success:
-        return
-    failed = [
-        f"{node.node.name}: {node.message}"
-        for node in getattr(result.result, "results", [])
-        if node.status in ("error", "fail")
-    ]
-    reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
-    raise RefreshFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}")
+    nodes = getattr(result.result, "results", [])
+    if not result.success:
+        failed = [f"{node.node.name}: {node.message}" for node in nodes if node.status in ("error", "fail")]
+        reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
+        raise RefreshFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}")
+    return {
+        node.node.name: ModelRun(int(node.adapter_response.get("rows_affected", 0)), round(node.execution_time, 3))
+        for node in nodes
+        if node.node.resource_type == "model" and node.node.config.materialized == "incremental"
+    }
 
 
 def run_any(settings: Settings, arguments: Sequence[str]) -> int:

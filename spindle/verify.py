@@ -28,11 +28,11 @@ RECORDS = {
 Counts = Mapping[str, Mapping[str, int]]
 
 
-def count_records(connection: psycopg.Connection) -> dict[str, dict[str, int]]:
+def count_records(connection: psycopg.Connection, schema: str = "agg") -> dict[str, dict[str, int]]:
     """Rows of each result by machine, counted in the tables themselves."""
     counts: dict[str, dict[str, int]] = {}
     for name, table in RECORDS.items():
-        for machine, rows in connection.execute(f"select machine, count(*) from agg.{table} group by machine"):
+        for machine, rows in connection.execute(f"select machine, count(*) from {schema}.{table} group by machine"):
             counts.setdefault(machine, dict.fromkeys(RECORDS, 0))[name] = rows
     return counts
 

@@ -109,7 +109,9 @@ class HistoryPlant:
             assert row is not None
             transform.run_models(self.settings)
             admin.execute(
-                "insert into agg.refresh_cuts select %s, machine, cut_ms from staging.refresh_window", (row[0],)
+                "insert into agg.refresh_cuts"
+                " select %s, machine, from_day, to_day, end_ms, oldest_ms, cut_ms from staging.refresh_window",
+                (row[0],),
             )
             admin.execute("update agg.refresh_runs set outcome = 'succeeded' where run_id = %s", (row[0],))
 

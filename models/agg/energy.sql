@@ -18,7 +18,7 @@ find_spans as (
         divisor,
         value,
         greatest(logged_ms, from_ms) as start_ms,
-        coalesce(lead(logged_ms) over (partition by machine, variable order by logged_ms), cut_ms) as end_ms
+        coalesce(lead(logged_ms) over (partition by machine, variable order by logged_ms), end_ms) as end_ms
     from load_rows
 
 ),

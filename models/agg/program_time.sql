@@ -12,7 +12,7 @@ keep_programs as (
         machine,
         time_zone,
         from_ms,
-        cut_ms,
+        end_ms,
         logged_ms,
         case when {{ is_program('value') }} then value::int end as program
     from program_rows
@@ -27,7 +27,7 @@ find_spans as (
         time_zone,
         program,
         greatest(logged_ms, from_ms) as start_ms,
-        coalesce(lead(logged_ms) over (partition by machine order by logged_ms), cut_ms) as end_ms
+        coalesce(lead(logged_ms) over (partition by machine order by logged_ms), end_ms) as end_ms
     from keep_programs
 
 ),

@@ -13,6 +13,12 @@ with refresh_window as (
 
 ),
 
+next_states as (
+
+    select * from {{ ref('stg_next_states') }}
+
+),
+
 operation_rows as (
 
     select * from {{ ref('stg_numbers') }} where role = 'operation'
@@ -63,7 +69,9 @@ carry_open_interval as (
         stored.started_at
     from {{ this }} as stored
     inner join refresh_window on stored.machine = refresh_window.machine
-    where stored.started_at < {{ moment('refresh_window.from_ms') }}
+    where
+        stored.started_at < {{ moment('refresh_window.from_ms') }}
+        and stored.ended_at >= {{ moment('refresh_window.from_ms') }}
     order by stored.machine asc, stored.started_at desc
 
 ),
@@ -87,10 +95,15 @@ find_ends as (
             lead(unite_starts.started_at) over (
                 partition by unite_starts.machine order by unite_starts.started_at
             ),
+            {{ moment('next_states.next_ms') }},
             {{ moment('refresh_window.cut_ms') }}
         ) as ended_at
     from unite_starts
     inner join refresh_window on unite_starts.machine = refresh_window.machine
+    left join next_states
+        on
+            unite_starts.machine = next_states.machine
+            and unite_starts.state = next_states.state
 
 )
 

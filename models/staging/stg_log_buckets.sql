@@ -20,7 +20,7 @@ read_buckets as (
     from refresh_window
     cross join (values ('variable_log_float'), ('variable_log_string')) as logs (log)
     cross join lateral raw.read_buckets(
-        refresh_window.machine, logs.log, refresh_window.from_ms, refresh_window.cut_ms, {{ bucket_ms }}
+        refresh_window.machine, logs.log, refresh_window.from_ms, refresh_window.last_ms, {{ bucket_ms }}
     ) as bucket
 
 )

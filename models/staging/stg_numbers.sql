@@ -1,12 +1,25 @@
-{%- set carried_when = {
-    'operation': 'true',
-    'load': 'true',
-    'program': is_off('value') ~ ' or ' ~ is_program('value'),
-} -%}
+with refresh_window as (
 
-with signals as (
+    select * from {{ ref('refresh_window') }}
+
+),
+
+numeric_signals as (
 
     select * from {{ ref('stg_signals') }} where role in ('temperature', 'operation', 'program', 'load')
+
+),
+
+choose_signals as (
+
+    select
+        numeric_signals.*,
+        refresh_window.time_zone,
+        refresh_window.from_ms,
+        refresh_window.last_ms,
+        refresh_window.end_ms
+    from refresh_window
+    inner join numeric_signals on refresh_window.machine = numeric_signals.machine
 
 ),
 
@@ -17,38 +30,35 @@ read_window as (
         log.date as logged_ms,
         log.value,
         false as is_carried
-    from signals
+    from choose_signals as signals
     cross join lateral raw.read_numbers(
-        signals.machine, signals.id_var, signals.from_ms, signals.cut_ms
+        signals.machine, signals.id_var, signals.from_ms, signals.last_ms
     ) as log
     where log.value is not null
 
 ),
 
-{% for role, condition in carried_when.items() -%}
-carry_{{ role }} as (
+carry_last_values as (
 
     select
         signals.*,
         log.date as logged_ms,
         log.value::real as value,
         true as is_carried
-    from signals
-    cross join lateral raw.last_row_before(
-        signals.machine, 'variable_log_float', signals.id_var, signals.from_ms, $${{ condition }}$$
+    from choose_signals as signals
+    cross join lateral raw.find_row(
+        signals.machine, 'variable_log_float', signals.id_var, 'before', signals.from_ms, 0,
+        {{ holds_until_next('signals.role') }}
     ) as log
-    where signals.role = '{{ role }}'
+    where signals.role <> 'temperature'
 
 ),
 
-{% endfor -%}
 unite_rows as (
 
     select * from read_window
-    {%- for role in carried_when %}
     union all
-    select * from carry_{{ role }}
-    {%- endfor %}
+    select * from carry_last_values
 
 )
 
@@ -59,8 +69,8 @@ select
     divisor,
     nominal_kw,
     time_zone,
-    cut_ms,
     from_ms,
+    end_ms,
     logged_ms,
     value,
     is_carried

@@ -1,6 +1,9 @@
-with refresh_window as (
+with sources as (
 
-    select * from {{ ref('refresh_window') }}
+    select * from {{ source('raw', 'sources') }}
+    {%- if var('machines') %}
+    where machine in ('{{ var("machines") | join("', '") }}')
+    {%- endif %}
 
 ),
 
@@ -10,32 +13,26 @@ signal_config as (
 
 ),
 
-find_variables as (
+read_variables as (
 
     select
-        refresh_window.machine,
-        refresh_window.time_zone,
-        refresh_window.from_ms,
-        refresh_window.cut_ms,
+        sources.machine,
         variable.id as id_var,
         variable.name as variable
-    from refresh_window
-    cross join lateral raw.read_variables(refresh_window.machine) as variable
+    from sources
+    cross join lateral raw.read_variables(sources.machine) as variable
 
 )
 
 select
-    find_variables.machine,
-    signal_config.variable,
+    read_variables.machine,
+    read_variables.id_var,
+    read_variables.variable,
     signal_config.role,
     signal_config.divisor,
-    signal_config.nominal_kw,
-    find_variables.id_var,
-    find_variables.time_zone,
-    find_variables.from_ms,
-    find_variables.cut_ms
-from find_variables
+    signal_config.nominal_kw
+from read_variables
 inner join signal_config
     on
-        find_variables.machine = signal_config.machine
-        and find_variables.variable = signal_config.variable
+        read_variables.machine = signal_config.machine
+        and read_variables.variable = signal_config.variable
