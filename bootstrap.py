@@ -156,7 +156,7 @@ def runs(
     if as_json:
         print(json.dumps(found, default=str, indent=2))
         return
-    table = Table("run", "kind", "began (UTC)", "seconds", "outcome", "rows written", "request or error")
+    table = Table("run", "kind", "began (UTC)", "seconds", "outcome", "rows written", "days or error")
     for run in found:
         colour = {"succeeded": "green", "failed": "red"}.get(run["outcome"], "yellow")
         table.add_row(
@@ -166,7 +166,7 @@ def runs(
             str(run["seconds"] or ""),
             f"[{colour}]{run['outcome']}[/]",
             f"{sum(model['rows'] for model in run['models'].values()):,}",
-            run["error"] or run["request"] or "",
+            run["error"] or (run["request"] or "").rpartition(": ")[2],
         )
     out.print(table)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from spindle import database, transform
+from spindle import database
 from spindle.secrets import with_secrets
 from spindle.settings import Connection, Settings, load_settings
 from tests import oracle
@@ -95,25 +95,14 @@ class HistoryPlant:
                 admin.execute("insert into raw.sources values (%s, 'local views')", (machine,))
                 self._copy(admin, "variable", [(machine, *row, "") for row in history.variables.items()])
 
-    def log(self, floats: list[tuple[Any, ...]], strings: list[tuple[Any, ...]]) -> None:
-        """Add rows (machine, id_var, date, value) to the logs."""
-        with psycopg.connect(**self.settings.results.parameters(), autocommit=True) as admin:
-            self._copy(admin, "variable_log_float", floats)
-            self._copy(admin, "variable_log_string", strings)
-            admin.execute("analyze raw.variable_log_float_of_all; analyze raw.variable_log_string_of_all")
-
-    def run(self) -> None:
-        """What a refresh does but for its check, so that failures of the numbers show as such."""
-        with psycopg.connect(**self.settings.results.parameters(), autocommit=True) as admin:
-            row = admin.execute("insert into agg.refresh_runs (kind) values ('refresh') returning run_id").fetchone()
-            assert row is not None
-            transform.run_models(self.settings)
-            admin.execute(
-                "insert into agg.refresh_cuts"
-                " select %s, machine, from_day, to_day, end_ms, oldest_ms, cut_ms from staging.refresh_window",
-                (row[0],),
-            )
-            admin.execute("update agg.refresh_runs set outcome = 'succeeded' where run_id = %s", (row[0],))
+    def write(self, logs: dict[str, oracle.MachineLog]) -> None:
+        """Make the logs these: rows that came late, changed or went are so in the database too."""
+        with psycopg.connect(**self.settings.results.parameters(), autocommit=True) as admin, admin.transaction():
+            for table, name in (("variable_log_float", "floats"), ("variable_log_string", "strings")):
+                admin.execute(f"truncate raw.{table}_of_all")
+                rows = [(machine, *row) for machine, log in logs.items() for row in getattr(log, name)]
+                self._copy(admin, table, rows)
+                admin.execute(f"analyze raw.{table}_of_all")
 
     def computed(self, table: str) -> dict[str, list[tuple[Any, ...]]]:
         """Rows of a table of agg by machine, in the order of the oracle's columns, comparable."""
