@@ -163,7 +163,7 @@ def runs(
             str(run["run_id"]),
             run["kind"],
             f"{run['started_at']:%Y-%m-%d %H:%M:%S}",
-            str(run["seconds"] or ""),
+            "" if run["seconds"] is None else str(run["seconds"]),
             f"[{colour}]{run['outcome']}[/]",
             f"{sum(model['rows'] for model in run['models'].values()):,}",
             run["error"] or (run["request"] or "").rpartition(": ")[2],

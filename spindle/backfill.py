@@ -54,9 +54,13 @@ def make_request(settings: Settings, first: date | None, last: date | None, mach
         ).fetchone()
     if row is None or row[0] is None:
         raise RefreshFailed("the logs have no rows", "is the right database set in DB_*?")
-    request = Request(max(first or row[0], row[0]), min(last or row[1], row[1]), tuple(machines))
-    if (first or request.from_day) > (last or request.to_day):
+    if first and last and first > last:
         raise SettingsError(f"FROM {first} is after TO {last}", "FROM is the first day, TO the last")
+    request = Request(max(first or row[0], row[0]), min(last or row[1], row[1]), tuple(machines))
+    if request.from_day > request.to_day:
+        raise SettingsError(
+            f"FROM {first or row[0]} TO {last or row[1]} has no day of the logs", f"they have {row[0]} to {row[1]}"
+        )
     return request
 
 
@@ -71,7 +75,8 @@ def backfill(
 ) -> int:
     """Compute the days of a request again. Goes on where the same request was stopped, unless `restart`.
 
-    Returns the number of days that were already done. Raises RefreshBusy, RefreshFailed.
+    Returns the number of days that were already done. Raises RefreshBusy, or RefreshFailed when a step fails or the
+    API then serves something else than the database has.
     """
     verify.check_port(settings)
     total = (request.to_day - request.from_day).days + 1
@@ -97,6 +102,7 @@ def backfill(
                 run.succeed()
         if progress and steps:
             progress(*steps[-1], total, total)
+        verify.check_api(settings, connection)
     return skipped
 
 

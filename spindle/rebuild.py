@@ -11,7 +11,7 @@ from psycopg import sql
 
 from spindle import database, transform, verify
 from spindle.errors import RefreshFailed
-from spindle.refresh import only_one, recorded
+from spindle.refresh import only_one, recorded, refuse_shortened_logs
 from spindle.settings import Settings
 
 SCHEMAS = ("staging", "agg", "api")
@@ -42,6 +42,8 @@ def rebuild(
     ):
         before = verify.count_records(connection) if database.has_results(settings) else {}
         _refuse_dependents(connection)
+        if not accept_loss:
+            refuse_shortened_logs(connection)
         with _next_schemas(connection):
             run.models = transform.run_models(
                 settings,
@@ -55,8 +57,7 @@ def rebuild(
             _swap(connection)
         run.succeed()
         _drop_schemas(connection, OLD)
-        cuts = dict(connection.execute("select machine, data_until from agg.machine_summary").fetchall())
-        return verify.check_api(settings, connection, cuts)
+        return verify.check_api(settings, connection)
 
 
 @contextmanager

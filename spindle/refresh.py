@@ -53,20 +53,20 @@ def refresh(
             _reach_sources(connection)
             refuse_new_time_zones(settings, connection)
             if not accept_loss:
-                _refuse_shortened_logs(connection)
+                refuse_shortened_logs(connection)
             run.models = transform.run_models(settings, verbose=verbose, progress=progress)
             run.succeed()
             if not accept_loss:
                 verify.check_results(connection, before)
-            cuts = _cuts(connection)
-            unchecked = verify.check_api(settings, connection, cuts)
+            unchecked = verify.check_api(settings, connection)
+        cuts = verify.read_cuts(connection)
         return RefreshReport(run.run_id, cuts, verify.count_records(connection), _absent_signals(connection), unchecked)
 
 
 def check_served(settings: Settings) -> str:
     """Compare the API with the results of the last refresh. Raises RefreshFailed; returns why nothing was checked."""
     with database.results(settings) as connection:
-        return verify.check_api(settings, connection, _cuts(connection))
+        return verify.check_api(settings, connection)
 
 
 @contextmanager
@@ -143,10 +143,6 @@ def recorded(
         raise
 
 
-def _cuts(connection: psycopg.Connection) -> dict[str, datetime]:
-    return dict(connection.execute("select machine, data_until from agg.machine_summary").fetchall())
-
-
 def _has_results(connection: psycopg.Connection) -> bool:
     row = connection.execute("select to_regclass('agg.machine_summary') is not null").fetchone()
     return bool(row and row[0])
@@ -172,12 +168,12 @@ def refuse_new_time_zones(settings: Settings, connection: psycopg.Connection) ->
     for machine, time_zone in connection.execute("select machine, time_zone from agg.machine_summary order by machine"):
         if wanted.get(machine, time_zone) != time_zone:
             raise RefreshFailed(
-                f"the time zone of {machine} changed from {time_zone} to {wanted[machine]}, so all its days are others",
+                f"the time zone of {machine} changed from {time_zone} to {wanted[machine]}, so its days begin at other times",
                 "`make rebuild` computes them again; or change seeds/machine_config.csv back",
             )
 
 
-def _refuse_shortened_logs(connection: psycopg.Connection) -> None:
+def refuse_shortened_logs(connection: psycopg.Connection) -> None:
     """A log that ends before the last cut was emptied, or an old dump was loaded: keep the results until told."""
     rows = connection.execute(
         "select sources.machine, last.cut_ms, log_bounds.newest_ms from raw.sources"
@@ -191,7 +187,7 @@ def _refuse_shortened_logs(connection: psycopg.Connection) -> None:
         end = f"ends at {_moment(newest_ms)}" if newest_ms else "is empty"
         raise RefreshFailed(
             f"the log of {machine} {end}, but results go up to {_moment(cut_ms)}: rows were lost there",
-            "load them again; or `bootstrap.py refresh --yes` deletes the results after its end",
+            "load them again; or, to delete the results after its end: `make refresh ARGS=--yes`",
         )
 
 

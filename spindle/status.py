@@ -119,7 +119,7 @@ def _read_last_run(connection: Any, status: Status) -> None:
         return
     status.last_run = dict(zip(("run_id", "kind", "started_at", "finished_at", "outcome", "error"), row, strict=True))
     if row[4] == "failed":
-        status.problems.append(RefreshFailed(f"the last refresh failed: {row[5]}", "run `make refresh` again"))
+        status.problems.append(RefreshFailed(f"the last {row[1]} failed: {row[5]}", f"run `make {row[1]}` again"))
 
 
 def _read_machines(connection: Any, settings: Settings, status: Status) -> None:

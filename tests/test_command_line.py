@@ -92,7 +92,7 @@ def test_stale_data_ends_with_4(spindle: Spindle) -> None:
 
 def test_a_running_refresh_ends_the_second_one_with_6(spindle: Spindle, results: psycopg.Connection) -> None:
     results.execute("select pg_advisory_lock(hashtext(%s))", (refresh.LOCK,))
-    assert "another refresh is running" in spindle.run("refresh", exit_code=6).stderr
+    assert "another refresh, backfill or rebuild is running" in spindle.run("refresh", exit_code=6).stderr
 
 
 def test_lost_results_end_with_1_and_show_in_status_until_the_next_refresh(
