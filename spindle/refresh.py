@@ -168,7 +168,7 @@ def refuse_new_time_zones(settings: Settings, connection: psycopg.Connection) ->
     for machine, time_zone in connection.execute("select machine, time_zone from agg.machine_summary order by machine"):
         if wanted.get(machine, time_zone) != time_zone:
             raise RefreshFailed(
-                f"the time zone of {machine} changed from {time_zone} to {wanted[machine]}, so its days begin at other times",
+                f"the time zone of {machine} changed from {time_zone} to {wanted[machine]}: its days are others now",
                 "`make rebuild` computes them again; or change seeds/machine_config.csv back",
             )
 

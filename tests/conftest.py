@@ -26,6 +26,10 @@ from spindle.settings import PLANT_OWNER, Connection
 # All databases of the session's server share its roles, so the login of PostgREST has one password for all of them.
 AUTHENTICATOR_PASSWORD = "only for tests"
 
+# `make test` is quick; CI runs everything (SPINDLE_THOROUGH=1): tests marked thorough, and more random histories.
+THOROUGH = os.environ.get("SPINDLE_THOROUGH") == "1"
+thorough = pytest.mark.skipif(not THOROUGH, reason="thorough: runs with SPINDLE_THOROUGH=1, as in CI")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

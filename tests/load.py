@@ -17,7 +17,12 @@ def main() -> None:
     connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=60)
     paths = sys.argv[2:]
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     requests: list[tuple[int, float, float, int, int]] = []
     bodies: dict[str, int] = {}
     while not stop.is_set():

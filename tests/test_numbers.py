@@ -23,10 +23,11 @@ from spindle.rebuild import rebuild
 from spindle.refresh import refresh
 from spindle.settings import Connection
 from tests import oracle
+from tests.conftest import THOROUGH
 from tests.histories import HistoryPlant, random_histories, read_rules
 
 SEED = int(os.environ.get("SPINDLE_HISTORY_SEED", "20261123"))
-HISTORIES = int(os.environ.get("SPINDLE_HISTORIES", "200"))
+HISTORIES = int(os.environ.get("SPINDLE_HISTORIES", "200" if THOROUGH else "40"))
 DAY_MS = 86_400_000
 Logs = dict[str, oracle.MachineLog]
 
