@@ -15,6 +15,7 @@ from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -166,7 +167,7 @@ def runs(
             "" if run["seconds"] is None else str(run["seconds"]),
             f"[{colour}]{run['outcome']}[/]",
             f"{sum(model['rows'] for model in run['models'].values()):,}",
-            run["error"] or (run["request"] or "").rpartition(": ")[2],
+            escape(run["error"] or (run["request"] or "").rpartition(": ")[2]),
         )
     out.print(table)
 
@@ -311,7 +312,7 @@ def _print_status(found: status.Status) -> None:
     if run := found.last_run:
         out.print(f"last refresh: {run['outcome']}, {run['finished_at'] or run['started_at']:%Y-%m-%d %H:%M:%S} UTC")
     for problem in found.problems:
-        err.print(f"[red]problem:[/] {problem}")
+        err.print(f"[red]problem:[/] {escape(str(problem))}")
 
 
 @contextmanager
@@ -351,7 +352,7 @@ def main() -> None:
     try:
         app()
     except SpindleError as error:
-        err.print(f"[red]error:[/] {error.what}", markup=True)
+        err.print(f"[red]error:[/] {escape(error.what)}")
         if error.advice:
             err.print(f"  {error.advice}", markup=False)
         sys.exit(error.exit_code)

@@ -6,7 +6,8 @@ with machine_summary as (
 
 refresh_runs as (
 
-    select * from {{ source('runs', 'refresh_runs') }}
+    -- a backfill of past days says nothing of how fresh the results are
+    select * from {{ source('runs', 'refresh_runs') }} where kind is distinct from 'backfill'
 
 ),
 

@@ -10,7 +10,7 @@ import psycopg
 
 from spindle import database, transform, verify
 from spindle.errors import RefreshFailed, SettingsError
-from spindle.refresh import only_one, recorded, refuse_new_time_zones
+from spindle.refresh import only_one, recorded, refuse_new_time_zones, refuse_shortened_logs
 from spindle.settings import Settings
 
 # first and last day of the step at hand, days done and days in all
@@ -45,11 +45,15 @@ def make_request(settings: Settings, first: date | None, last: date | None, mach
         if machine not in settings.machines:
             raise SettingsError(f"MACHINE: {machine} has no source", f"known: {', '.join(settings.machines)}")
     with database.results(settings) as connection:
+        # days of results whose log rows are gone are among them, so that they can be taken away
+        results = " union all select machine, first_day, last_day from agg.machine_summary"
         row = connection.execute(
-            "select min(timestamptz 'epoch' + oldest_ms * interval '1 ms')::date - 1,"
-            " max(timestamptz 'epoch' + newest_ms * interval '1 ms')::date + 1"
+            "select min(first_day), max(last_day) from ("
+            "select machine, (timestamptz 'epoch' + oldest_ms * interval '1 ms')::date - 1 as first_day,"
+            " (timestamptz 'epoch' + newest_ms * interval '1 ms')::date + 1 as last_day"
             " from raw.sources cross join lateral raw.log_bounds(machine)"
-            " where machine = any(%(chosen)s) or %(chosen)s = '{}'",
+            + (results if database.has_results(settings) else "")
+            + ") as days where machine = any(%(chosen)s) or %(chosen)s = '{}'",
             {"chosen": list(machines)},
         ).fetchone()
     if row is None or row[0] is None:
@@ -82,6 +86,7 @@ def backfill(
     total = (request.to_day - request.from_day).days + 1
     with database.results(settings) as connection, only_one(connection):
         refuse_new_time_zones(settings, connection)
+        refuse_shortened_logs(connection, accept_loss=False)
         done_until = None if restart else _done_until(connection, request)
         skipped = 0 if done_until is None else (done_until - request.from_day).days + 1
         steps = request.steps(done_until, step_days)
@@ -95,7 +100,6 @@ def backfill(
                         "from_day": first.isoformat(),
                         "to_day": last.isoformat(),
                         "machines": list(request.machines),
-                        "carry_out": last == request.to_day,
                     },
                     verbose=verbose,
                 )

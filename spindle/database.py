@@ -16,6 +16,10 @@ from spindle.settings import Connection, Settings
 OWNER = "spindle_owner"
 OLDEST_RESULTS_VERSION = 160000
 
+# A rebuild makes these anew with the suffix NEXT and swaps; the replaced ones have OLD until they are dropped.
+SCHEMAS = ("staging", "agg", "api")
+NEXT, OLD = "_next", "_old"
+
 SOURCE_TABLES = {
     "variable": "id int, name text, datatype text",
     "variable_log_float": "id_var int, date bigint, value real",
@@ -182,6 +186,14 @@ def create_database(admin: psycopg.Connection, name: str, owner: str | None = No
     if owner:
         statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
     admin.execute(statement)
+
+
+def drop_schemas(connection: psycopg.Connection, *suffixes: str) -> None:
+    """Drop staging, agg and api with these suffixes: what a rebuild replaced, or a killed one left. Views first; a
+    slow reader of them delays this, and nobody else."""
+    for suffix in suffixes:
+        for schema in reversed(SCHEMAS):
+            connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema + suffix)))
 
 
 def is_set_up(settings: Settings) -> bool:

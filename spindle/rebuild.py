@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg import sql
 
 from spindle import database, transform, verify
+from spindle.database import NEXT, OLD, SCHEMAS
 from spindle.errors import RefreshFailed
 from spindle.refresh import only_one, recorded, refuse_shortened_logs
 from spindle.settings import Settings
 
-SCHEMAS = ("staging", "agg", "api")
-NEXT, OLD = "_next", "_old"
 # A result that loses more than this share of a machine's rows is not swapped in unless the loss is accepted.
 LARGEST_LOSS = 0.05
 SWAP_SECONDS = 120
@@ -43,7 +42,7 @@ def rebuild(
         before = verify.count_records(connection) if database.has_results(settings) else {}
         _refuse_dependents(connection)
         if not accept_loss:
-            refuse_shortened_logs(connection)
+            refuse_shortened_logs(connection, accept_loss=False)
         with _next_schemas(connection):
             run.models = transform.run_models(
                 settings,
@@ -56,29 +55,21 @@ def rebuild(
                 _refuse_loss(before, verify.count_records(connection, f"agg{NEXT}"))
             _swap(connection)
         run.succeed()
-        _drop_schemas(connection, OLD)
+        database.drop_schemas(connection, OLD)
         return verify.check_api(settings, connection)
 
 
 @contextmanager
 def _next_schemas(connection: psycopg.Connection) -> Iterator[None]:
-    """Empty schemas to build in, whatever a killed rebuild left; gone again unless they were swapped."""
-    _drop_schemas(connection, OLD)
-    _drop_schemas(connection, NEXT)
+    """Empty schemas to build in; gone again unless they were swapped."""
     for schema in SCHEMAS:
         connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema + NEXT)))
     connection.execute(sql.SQL("grant usage on schema {} to web_anon").format(sql.Identifier("api" + NEXT)))
     try:
         yield
     finally:
-        if not connection.closed:
-            _drop_schemas(connection, NEXT)
-
-
-def _drop_schemas(connection: psycopg.Connection, suffix: str) -> None:
-    """Views first; a slow reader of the old ones delays this, and nobody else."""
-    for schema in reversed(SCHEMAS):
-        connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema + suffix)))
+        with suppress(psycopg.OperationalError):  # a lost connection: the next run drops them
+            database.drop_schemas(connection, NEXT)
 
 
 def _refuse_dependents(connection: psycopg.Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 
 from spindle import database, transform, verify
+from spindle.database import NEXT, OLD
 from spindle.errors import CannotConnect, RefreshBusy, RefreshFailed, SpindleError
 from spindle.settings import Settings, read_time_zones
 
@@ -52,8 +53,7 @@ def refresh(
             before = verify.count_records(connection) if _has_results(connection) else {}
             _reach_sources(connection)
             refuse_new_time_zones(settings, connection)
-            if not accept_loss:
-                refuse_shortened_logs(connection)
+            refuse_shortened_logs(connection, accept_loss=accept_loss)
             run.models = transform.run_models(settings, verbose=verbose, progress=progress)
             run.succeed()
             if not accept_loss:
@@ -80,7 +80,7 @@ def only_one(connection: psycopg.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        if not connection.closed:
+        with suppress(psycopg.OperationalError):  # a lost connection has lost the lock too
             connection.execute("select pg_advisory_unlock(hashtext(%s))", (LOCK,))
 
 
@@ -130,7 +130,11 @@ class Run:
 def recorded(
     settings: Settings, connection: psycopg.Connection, kind: str, request: str | None = None
 ) -> Iterator[Run]:
-    """A run with its record: whatever ends it, the record says so. The lock must be held."""
+    """A run with its record: whatever ends it, the record says so. The lock must be held.
+
+    First it clears away what a killed run left. Raises CannotConnect when a connection is lost in the middle.
+    """
+    database.drop_schemas(connection, NEXT, OLD)
     connection.execute(
         "update agg.refresh_runs set outcome = 'failed', finished_at = clock_timestamp(),"
         " error = 'ended without a word: killed, or the connection was lost' where outcome = 'running'"
@@ -138,6 +142,12 @@ def recorded(
     run = Run(connection, kind, request)
     try:
         yield run
+    except psycopg.OperationalError as error:
+        run.fail(settings, error)
+        raise CannotConnect(
+            f"a connection was lost in the middle: {str(error).strip()}",
+            "each result is as the last run that computed it left it; run it again",
+        ) from error
     except BaseException as error:
         run.fail(settings, error)
         raise
@@ -173,22 +183,31 @@ def refuse_new_time_zones(settings: Settings, connection: psycopg.Connection) ->
             )
 
 
-def refuse_shortened_logs(connection: psycopg.Connection) -> None:
-    """A log that ends before the last cut was emptied, or an old dump was loaded: keep the results until told."""
+def refuse_shortened_logs(connection: psycopg.Connection, *, accept_loss: bool) -> None:
+    """A log that ends before the last cut was emptied, or an old dump was loaded: keep the results until told.
+
+    An empty log has no window for a refresh to replace, so there only a rebuild removes the results.
+    """
+    if not _has_results(connection):
+        return
     rows = connection.execute(
-        "select sources.machine, last.cut_ms, log_bounds.newest_ms from raw.sources"
-        " inner join lateral (select cut_ms from agg.refresh_cuts inner join agg.refresh_runs using (run_id)"
-        " where refresh_cuts.machine = sources.machine and outcome = 'succeeded' order by run_id desc limit 1) as last"
-        " on true left join lateral raw.log_bounds(sources.machine) as log_bounds on true"
-        " where log_bounds.newest_ms is null or log_bounds.newest_ms < last.cut_ms"
+        "select machine, (extract(epoch from data_until) * 1000)::bigint as cut_ms, newest_ms"
+        " from agg.machine_summary inner join raw.sources using (machine)"
+        " left join lateral raw.log_bounds(machine) as log_bounds on true"
+        " where newest_ms is null or newest_ms < (extract(epoch from data_until) * 1000)::bigint order by machine"
     ).fetchall()
-    if rows:
-        machine, cut_ms, newest_ms = rows[0]
-        end = f"ends at {_moment(newest_ms)}" if newest_ms else "is empty"
-        raise RefreshFailed(
-            f"the log of {machine} {end}, but results go up to {_moment(cut_ms)}: rows were lost there",
-            "load them again; or, to delete the results after its end: `make refresh ARGS=--yes`",
-        )
+    for machine, cut_ms, newest_ms in rows:
+        if newest_ms is None:
+            raise RefreshFailed(
+                f"the log of {machine} is empty, but results go up to {_moment(cut_ms)}: rows were lost there",
+                "load them again; or, to delete the results: `make rebuild ARGS=--yes`",
+            )
+        if not accept_loss:
+            raise RefreshFailed(
+                f"the log of {machine} ends at {_moment(newest_ms)}, but results go up to {_moment(cut_ms)}:"
+                " rows were lost there",
+                "load them again; or, to delete the results after its end: `make refresh ARGS=--yes`",
+            )
 
 
 def _moment(milliseconds: int) -> str:

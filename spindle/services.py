@@ -93,10 +93,12 @@ def start_database(settings: Settings) -> None:
         return
     embedded.ensure_cluster(settings)
     with state_lock(settings):
-        supervisor = _ensure_supervisor(settings)
-        if _state(supervisor, "postgres").alive:
+        supervisor = _connect(settings)
+        if supervisor is not None and _state(supervisor, "postgres").alive:
+            # a refresh must not touch running services: only `serve` applies changed commands
             supervisor.signalProcess("postgres", "HUP")
         else:
+            supervisor = _ensure_supervisor(settings)
             _start(supervisor, "postgres")
         _await_database(settings, supervisor)
 
@@ -174,11 +176,16 @@ def _ensure_supervisor(settings: Settings) -> Any:
         _end_leftovers(settings)
         return _start_supervisord(settings)
     [[added, changed, removed]] = supervisor.reloadConfig()
+    alive = [name for name in changed if _state(supervisor, name).alive]
     for name in (*changed, *removed):
         supervisor.stopProcessGroup(name)
         supervisor.removeProcessGroup(name)
     for name in (*added, *changed):
         supervisor.addProcessGroup(name)
+    for name in alive:
+        _start(supervisor, name)
+    if "postgres" in alive:
+        _await_database(settings, supervisor)
     return supervisor
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.conftest import ROOT, Spindle
+from tests.conftest import ROOT, Spindle, thorough
+
+pytestmark = thorough
 
 CLIENTS = 2
 QUIET_SECONDS = 3.0

@@ -29,7 +29,9 @@ from spindle.rebuild import rebuild
 from spindle.refresh import refresh
 from spindle.secrets import with_secrets
 from spindle.settings import Settings, load_settings
-from tests.conftest import ROOT, Spindle
+from tests.conftest import ROOT, Spindle, thorough
+
+pytestmark = thorough
 
 FAULTS = int(os.environ.get("SPINDLE_FAULTS", "2"))
 OWN_DISK = "900m"

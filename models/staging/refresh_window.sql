@@ -100,7 +100,6 @@ find_next_rows as (
         take_cuts.cut_ms,
         {{ holds_until_next('carried_signals.role') }}
     ) as next_row on true
-    where {{ var('carry_out') }}
     group by take_cuts.machine
 
 ),
