@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from spindle import refresh
+from spindle.errors import RefreshFailed
+from spindle.settings import load_settings
 from tests.conftest import Spindle
 
 COMMANDS = ("init", "demo", "refresh", "status", "serve", "stop", "dbt", "info")
@@ -113,6 +115,26 @@ def test_lost_results_end_with_1_and_show_in_status_until_the_next_refresh(
             log.execute("drop table kept")
     spindle.run("refresh")
     assert spindle.get("/api/v1/data_status").json["refresh_ok"] is True
+
+
+def test_the_check_sees_an_api_that_serves_something_else(spindle: Spindle, results: psycopg.Connection) -> None:
+    settings = load_settings(environ=spindle.environment)
+    row = results.execute("select pg_get_viewdef('api.machine_util'::regclass)").fetchone()
+    assert row is not None
+    definition = row[0].rstrip("; ")
+    results.execute(f"create or replace view api.machine_util as {definition} where day < '2026-03-31'")
+    try:
+        with pytest.raises(RefreshFailed, match=r"serves something else .* machine_util lacks 2026-03-31"):
+            refresh.check_served(settings)
+    finally:
+        results.execute(f"create or replace view api.machine_util as {definition}")
+    results.execute("update agg.machine_summary set energy_records = energy_records + 1")
+    try:
+        with pytest.raises(RefreshFailed, match=r"serves something else .* energy_records \d+ instead of \d+"):
+            refresh.check_served(settings)
+    finally:
+        results.execute("update agg.machine_summary set energy_records = energy_records - 1")
+    assert refresh.check_served(settings) == ""
 
 
 def test_a_taken_port_ends_with_7(spindle: Spindle, tmp_path: Path) -> None:
