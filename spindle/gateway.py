@@ -14,6 +14,7 @@ from spindle.unprivileged import ServiceUser, own, write_private, writing
 
 LOGIN_ROLE = "authenticator"
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+INCLUDE = re.compile(r"^ *\{\{include ([\w.-]+)\}\}\n", re.MULTILINE)
 # What nginx, PostgREST and supervisor all read as itself between double quotes.
 PLAIN_PATH = re.compile(r"/[\w/ .+@=~()-]*")
 
@@ -115,7 +116,8 @@ def _uri(results: Connection, password: str) -> str:
 
 
 def _render(template: Path, values: Mapping[str, str]) -> str:
-    """Fill in {{name}}. Nginx's own $variables and braces stay as they are."""
+    """Fill in {{name}}, and {{include file}} by that file beside it. Nginx's own $variables and braces stay."""
     with writing(template):
         text = template.read_text(encoding="utf-8")
+        text = INCLUDE.sub(lambda found: (template.parent / found.group(1)).read_text(encoding="utf-8"), text)
     return PLACEHOLDER.sub(lambda found: values[found.group(1)], text)

@@ -21,7 +21,7 @@ from tests import oracle
 from tests.conftest import ROOT
 from tests.small_plant import environment
 
-PROJECT = ("dbt_project.yml", "profiles.yml.example", "models", "macros", "seeds", "api_views", "setup", "tests/data")
+PROJECT = ("dbt_project.yml", "profiles.yml.example", "models", "macros", "seeds", "api_views", "setup")
 TIME_ZONES = ("UTC", "Europe/Madrid", "Asia/Kolkata", "America/Havana")
 # days around which clocks change in Madrid (23 and 25 hours) and Havana (midnight twice), and an ordinary one
 START_DAYS = (date(2021, 3, 26), date(2021, 10, 29), date(2021, 11, 5), date(2021, 6, 1))
