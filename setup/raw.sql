@@ -19,19 +19,22 @@ begin
 end
 $$;
 
--- The id_var that have rows in a log ('variable_log_float' or 'variable_log_string'), a key look-up each:
--- select distinct would read the whole log.
-create or replace function raw.logged_ids(machine text, log text)
-returns setof int
+-- The id_var that have rows in a log ('variable_log_float' or 'variable_log_string') with their first and last time,
+-- by steps along the key: select distinct would read the whole log.
+create or replace function raw.read_log_ids(machine text, log text)
+returns table (id_var int, oldest_ms bigint, newest_ms bigint)
 language plpgsql stable as $$
 declare
     relation text := machine || '_' || log;
-    next_id int;
 begin
-    execute format('select min(id_var) from raw.%I', relation) into next_id;
-    while next_id is not null loop
-        return next next_id;
-        execute format('select min(id_var) from raw.%I where id_var > %s', relation, next_id) into next_id;
+    execute format('select id_var, date from raw.%I order by id_var, date limit 1', relation)
+    into id_var, oldest_ms;
+    while id_var is not null loop
+        execute format('select max(date) from raw.%I where id_var = %s', relation, id_var) into newest_ms;
+        return next;
+        execute format(
+            'select id_var, date from raw.%I where id_var > %s order by id_var, date limit 1', relation, id_var
+        ) into id_var, oldest_ms;
     end loop;
 end
 $$;
@@ -39,47 +42,57 @@ $$;
 -- The oldest and newest log time of a machine over both logs; no row when nothing is logged.
 create or replace function raw.log_bounds(machine text)
 returns table (oldest_ms bigint, newest_ms bigint)
-language plpgsql stable as $$
-declare
-    log text;
-    id int;
-    oldest bigint;
-    newest bigint;
-begin
-    foreach log in array array['variable_log_float', 'variable_log_string'] loop
-        for id in select raw.logged_ids(machine, log) loop
-            execute format('select min(date), max(date) from raw.%I where id_var = %s', machine || '_' || log, id)
-            into oldest, newest;
-            oldest_ms := least(oldest_ms, oldest);
-            newest_ms := greatest(newest_ms, newest);
-        end loop;
-    end loop;
-    if newest_ms is not null then
-        return next;
-    end if;
-end
+language sql stable as $$
+    select min(logged.oldest_ms), max(logged.newest_ms)
+    from (values ('variable_log_float'), ('variable_log_string')) as logs (log)
+    cross join lateral raw.read_log_ids(machine, logs.log) as logged
+    having count(*) > 0
 $$;
 
--- The rows of one numeric variable.
-create or replace function raw.read_numbers(machine text, id_var int, from_ms bigint, last_ms bigint)
-returns table (date bigint, value real)
+-- The rows of numeric variables that are not null.
+create or replace function raw.read_numbers(machine text, ids int[], from_ms bigint, last_ms bigint)
+returns table (id_var int, date bigint, value real)
 language plpgsql stable rows 100000 as $$
 begin
     return query execute format(
-        'select date, value from raw.%I where id_var = %s and date >= %s and date <= %s',
-        machine || '_variable_log_float', id_var, from_ms, last_ms
+        'select id_var, date, value from raw.%I
+        where id_var = any(%L::int[]) and date >= %s and date <= %s and value is not null',
+        machine || '_variable_log_float', ids, from_ms, last_ms
     );
 end
 $$;
 
--- The rows of one text variable.
-create or replace function raw.read_texts(machine text, id_var int, from_ms bigint, last_ms bigint)
-returns table (date bigint, value text)
+-- The rows of text variables that are not null.
+create or replace function raw.read_texts(machine text, ids int[], from_ms bigint, last_ms bigint)
+returns table (id_var int, date bigint, value text)
 language plpgsql stable rows 10000 as $$
 begin
     return query execute format(
-        'select date, value from raw.%I where id_var = %s and date >= %s and date <= %s',
-        machine || '_variable_log_string', id_var, from_ms, last_ms
+        'select id_var, date, value from raw.%I
+        where id_var = any(%L::int[]) and date >= %s and date <= %s and value is not null',
+        machine || '_variable_log_string', ids, from_ms, last_ms
+    );
+end
+$$;
+
+-- Partial sums of a numeric variable in buckets of time, over the rows that meet `condition` (SQL over `value`):
+-- first time, count, smallest and largest value as logged, sum and sum of squares of value / divisor. These are taken
+-- at 4 decimals, which undoes what single precision adds to a decimal that was logged, and exact, so that no order of
+-- rows or plan changes them.
+create or replace function raw.read_sums(
+    machine text, id_var int, divisor numeric, from_ms bigint, last_ms bigint, condition text, bucket_ms bigint
+)
+returns table (
+    first_ms bigint, readings_count bigint, min_value real, max_value real, sum_value numeric, sum_squares numeric
+)
+language plpgsql stable as $$
+declare
+    reading text := format('round((value::double precision / %s)::numeric, 4)', divisor::double precision);
+begin
+    return query execute format(
+        'select min(date), count(*), min(value), max(value), sum(%1$s), sum(%1$s * %1$s) from raw.%2$I
+        where id_var = %3$s and date >= %4$s and date <= %5$s and %6$s group by date / %7$s',
+        reading, machine || '_variable_log_float', id_var, from_ms, last_ms, condition, bucket_ms
     );
 end
 $$;
@@ -123,20 +136,19 @@ begin
     end loop;
 end
 $$;
--- First and last row in each time bucket, over all variables of one log of a machine: enough to find every gap longer
+
+-- First and last row in each time bucket, over some variables of one log of a machine: enough to find every gap longer
 -- than a bucket without moving the rows.
 create or replace function raw.read_buckets(
-    machine text, log text, from_ms bigint, last_ms bigint, bucket_ms bigint
+    machine text, log text, ids int[], from_ms bigint, last_ms bigint, bucket_ms bigint
 )
-returns table (bucket bigint, first_ms bigint, last_row_ms bigint)
+returns table (first_ms bigint, last_row_ms bigint)
 language plpgsql stable as $$
-declare
-    ids int[] := array(select raw.logged_ids(machine, log));
 begin
     return query execute format(
-        'select date / %1$s, min(date), max(date) from raw.%2$I
-        where id_var = any(%3$L::int[]) and date >= %4$s and date <= %5$s group by date / %1$s',
-        bucket_ms, machine || '_' || log, ids, from_ms, last_ms
+        'select min(date), max(date) from raw.%1$I
+        where id_var = any(%2$L::int[]) and date >= %3$s and date <= %4$s group by date / %5$s',
+        machine || '_' || log, ids, from_ms, last_ms, bucket_ms
     );
 end
 $$;
