@@ -26,6 +26,17 @@ SOURCE_TABLES = {
     "variable_log_float": "id_var int, date bigint, value real",
     "variable_log_string": "id_var int, date bigint, value text",
 }
+# Relations of the schema raw for each table: the logs have one more, for look-ups of a few rows (setup/raw.sql).
+LOOK_UP = "_look_up"
+LOOK_UP_ROWS = "64"
+
+
+def source_relations() -> Iterator[tuple[str, str, str]]:
+    """(relation without the machine's name, table, columns) of each relation that a machine has in raw."""
+    for table, columns in SOURCE_TABLES.items():
+        yield table, table, columns
+        if table != "variable":
+            yield table + LOOK_UP, table, columns
 
 
 @contextmanager
@@ -123,8 +134,8 @@ def _set_up_source(admin: psycopg.Connection, machine: str, options: ForeignOpti
 
 
 def _make_local_views(admin: psycopg.Connection, machine: str) -> None:
-    for table, columns in SOURCE_TABLES.items():
-        owner, view, source = sql.Identifier(OWNER), sql.Identifier(f"{machine}_{table}"), sql.Identifier(table)
+    for relation, table, columns in source_relations():
+        owner, view, source = sql.Identifier(OWNER), sql.Identifier(f"{machine}_{relation}"), sql.Identifier(table)
         admin.execute(sql.SQL("grant select on public.{} to {}").format(source, owner))
         admin.execute(sql.SQL("create view raw.{} as select {} from public.{}").format(view, _names(columns), source))
         admin.execute(sql.SQL("alter view raw.{} owner to {}").format(view, owner))
@@ -143,11 +154,14 @@ def _make_foreign_tables(admin: psycopg.Connection, machine: str, options: Forei
     with admin.cursor() as cursor, cursor.copy("copy pg_temp.logins from stdin") as copy:
         for name, value in options.login.items():
             copy.write_row((f"{SERVER_PREFIX}{machine}", name, value))
-    for table, columns in SOURCE_TABLES.items():
-        foreign, remote = sql.Identifier(f"{machine}_{table}"), _options({"schema_name": "public", "table_name": table})
+    for relation, table, columns in source_relations():
+        foreign = sql.Identifier(f"{machine}_{relation}")
+        remote = {"schema_name": "public", "table_name": table}
+        if relation.endswith(LOOK_UP):
+            remote["fetch_size"] = LOOK_UP_ROWS
         admin.execute(
             sql.SQL("create foreign table raw.{} ({}) server {} options ({})").format(
-                foreign, sql.SQL(columns), server, remote
+                foreign, sql.SQL(columns), server, _options(remote)
             )
         )
         admin.execute(sql.SQL("alter foreign table raw.{} owner to {}").format(foreign, owner))
@@ -168,8 +182,8 @@ def foreign_options(settings: Settings, machine: str) -> ForeignOptions | None:
         return None
     address = {k: v for k, v in source.parameters().items() if k not in ("user", "password")}
     timeout_ms = round(settings.source_timeout_seconds * 1000)
-    # The costs say that a row which crosses the link is dear: so the planner aggregates on the machine's server
-    # without asking it for estimates, which would double the round trips.
+    # A row that crosses the link is dear, so the planner aggregates on the machine's server; use_remote_estimate would
+    # double the round trips.
     tuning = {
         "fetch_size": "20000",
         "fdw_startup_cost": "100",
