@@ -17,8 +17,8 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +119,7 @@ class Server:
 
     def kill(self) -> None:
         """End all its processes at once, as a power cut does."""
-        self._end(lambda process: [each.kill() for each in [*_children(process.pid), process]])
+        self._end(_kill_family)
 
     def restart(self) -> Server:
         self.stop()
@@ -276,7 +276,7 @@ class Server:
         path.chmod(0o600)
         own(path, self._user)
 
-    def _end(self, how: Any) -> None:
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -480,11 +480,15 @@ class _Meter:
         self.rest = data[at:]
 
 
-def _children(pid: int) -> list[psutil.Process]:
+def _kill_family(process: subprocess.Popen[bytes]) -> None:
     try:
-        return psutil.Process(pid).children(recursive=True)
+        found = psutil.Process(process.pid)
+        family = [found, *found.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return []
+        return
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _free_port() -> int:
