@@ -22,6 +22,7 @@ import psycopg
 import pytest
 
 from spindle.settings import PLANT_OWNER, Connection
+from tests.servers import Servers
 
 # All databases of the session's server share its roles, so the login of PostgREST has one password for all of them.
 AUTHENTICATOR_PASSWORD = "only for tests"
@@ -133,6 +134,14 @@ def machine_databases(spindle: Spindle) -> dict[str, str]:
     """Connection strings of the machines' production databases, as a user who may write."""
     databases: dict[str, str] = spindle.info["machines"]
     return databases
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """PostgreSQL servers other than Spindle's own, as production has them."""
+    made = Servers(tmp_path_factory.mktemp("servers"))
+    yield made
+    made.stop()
 
 
 @pytest.fixture
