@@ -86,6 +86,11 @@ class Run:
             so_far["rows"] += model.rows
             so_far["seconds"] = round(so_far["seconds"] + model.seconds, 3)
 
+    def refuse(self, errors: Mapping[str, SpindleError]) -> None:
+        """Machines that failed after they were computed."""
+        for extract in self.extracts:
+            extract.error = extract.error or errors.get(extract.machine)
+
     def raise_failed(self, *, any_failed: bool = False) -> None:
         """Raise what went wrong when all machines failed, or `any_failed` and one did."""
         if self.failed and (any_failed or not self.computed):

@@ -85,7 +85,8 @@ class Project:
         """Nodes that were run, in the order of their ends. Raises RefreshFailed with dbt's message of each failure."""
         callbacks = [_watch(progress)] if progress else []
         with _dbt_environment(self.settings, {"SPINDLE_EXTRACT": "later"}):
-            common = ["--target-path", str(self.settings.state_dir / "dbt" / "target")]
+            # dbt's artifacts in JSON take a second to write, and nobody reads them here
+            common = ["--target-path", str(self.settings.state_dir / "dbt" / "target"), "--no-write-json"]
             if self.suffix:
                 common += ["--vars", json.dumps({"schema_suffix": self.suffix})]
             if self._manifest is None:
