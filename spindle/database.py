@@ -67,6 +67,7 @@ def set_up(settings: Settings, authenticator_password: str) -> None:
                 admin.execute(f"set local role {OWNER}")
                 _run_file(admin, settings, "runs.sql")
                 _run_file(admin, settings, "raw.sql")
+                _run_file(admin, settings, "legacy.sql")
                 admin.execute("reset role")
                 _drop_sources(admin)
                 for machine, source in settings.production.items():

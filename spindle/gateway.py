@@ -63,6 +63,7 @@ def render_nginx(settings: Settings) -> str:
             "dashboard": plain_path(settings.root / "dashboard"),
             "postgrest_socket": plain_path(_postgrest_socket(settings)),
             "port": str(int(settings.gateway_port)),
+            "default_machine": settings.default_machine,
         },
     )
 
