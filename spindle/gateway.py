@@ -68,26 +68,20 @@ def write_nginx(settings: Settings, user: ServiceUser | None) -> bool:
 
 
 def render_nginx(settings: Settings) -> str:
-    return _render(
-        settings.root / "gateway" / "nginx.conf.template",
-        {
-            "folder": plain_path(gateway_dir(settings)),
-            "dashboard": plain_path(settings.root / "dashboard"),
-            "postgrest_socket": plain_path(postgrest_socket(settings)),
-            "origin_socket": plain_path(origin_socket(settings)),
-            "port": str(int(settings.gateway_port)),
-            "serve_stale_seconds": str(round(settings.serve_stale_hours * 3600)),
-            "configuration": _configuration(settings),
-            "metrics_log": _metrics_log(settings),
-        },
-    )
-
-
-def _configuration(settings: Settings) -> str:
-    """Changes with whatever may change an answer, so that nothing cached outlives a changed setting or template."""
-    folder = settings.root / "gateway"
-    templates = "".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.template")))
-    return hashlib.sha256(f"{templates} {render_postgrest(settings, '')}".encode()).hexdigest()[:8]
+    template = settings.root / "gateway" / "nginx.conf.template"
+    values = {
+        "folder": plain_path(gateway_dir(settings)),
+        "dashboard": plain_path(settings.root / "dashboard"),
+        "postgrest_socket": plain_path(postgrest_socket(settings)),
+        "origin_socket": plain_path(origin_socket(settings)),
+        "port": str(int(settings.gateway_port)),
+        "serve_stale_seconds": str(round(settings.serve_stale_hours * 3600)),
+        "metrics_log": _metrics_log(settings),
+        "configuration": "",
+    }
+    # A name of both configurations is part of each key and ETag: nothing kept outlives a changed setting.
+    both = _render(template, values) + render_postgrest(settings, authenticator_password="")
+    return _render(template, values | {"configuration": hashlib.sha256(both.encode()).hexdigest()[:8]})
 
 
 def _metrics_log(settings: Settings) -> str:
