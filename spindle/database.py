@@ -67,6 +67,7 @@ def set_up(settings: Settings, authenticator_password: str) -> None:
                 admin.execute(f"set local role {OWNER}")
                 _run_file(admin, settings, "runs.sql")
                 _run_file(admin, settings, "raw.sql")
+                _run_file(admin, settings, "gateway.sql")
                 _run_file(admin, settings, "legacy.sql")
                 admin.execute("reset role")
                 _drop_sources(admin)
@@ -198,8 +199,8 @@ def drop_schemas(connection: psycopg.Connection, *suffixes: str) -> None:
 
 
 def is_set_up(settings: Settings) -> bool:
-    """Whether `set_up` ran here before."""
-    return _exists(settings, "raw.sources")
+    """Whether `set_up` ran here before, that of this version."""
+    return _exists(settings, "gateway.changes")
 
 
 def has_results(settings: Settings) -> bool:

@@ -23,8 +23,10 @@ PLAIN_KEYS = frozenset(
         "AUTHENTICATOR_PASSWORD",
         "DEFAULT_MACHINE",
         "GATEWAY_PORT",
+        "METRICS_PORT",
         "POSTGREST_BIN",
         "NGINX_BIN",
+        "SERVE_STALE_HOURS",
         "STALE_AFTER_HOURS",
         "STATE_DIR",
     }
@@ -78,6 +80,8 @@ class Settings:
     postgrest_bin: str = ""
     nginx_bin: str = ""
     stale_after_hours: float = 72.0
+    serve_stale_hours: float = 24.0
+    metrics_port: int | None = None
     root: Path = ROOT
 
     @property
@@ -139,6 +143,8 @@ def load_settings(root: Path = ROOT, environ: Mapping[str, str] | None = None) -
         postgrest_bin=given.get("POSTGREST_BIN", ""),
         nginx_bin=given.get("NGINX_BIN", ""),
         stale_after_hours=_hours("STALE_AFTER_HOURS", given.get("STALE_AFTER_HOURS", "72")),
+        serve_stale_hours=_hours("SERVE_STALE_HOURS", given.get("SERVE_STALE_HOURS", "24")),
+        metrics_port=_metrics_port(given),
     )
 
 
@@ -251,6 +257,15 @@ def _port(key: str, text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise SettingsError(f"{key}={text} is no port", "a whole number from 1 to 65535")
     return int(text)
+
+
+def _metrics_port(given: Mapping[str, str]) -> int | None:
+    if "METRICS_PORT" not in given:
+        return None
+    port = _port("METRICS_PORT", given["METRICS_PORT"])
+    if port == _port("GATEWAY_PORT", given.get("GATEWAY_PORT", "8000")):
+        raise SettingsError(f"METRICS_PORT={port} is GATEWAY_PORT", "metrics have a port of their own, such as 9464")
+    return port
 
 
 def _hours(key: str, text: str) -> float:

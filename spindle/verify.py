@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import psycopg
 
-from spindle import services
+from spindle import cache, services
 from spindle.errors import RefreshFailed, SettingsError
 from spindle.settings import Settings
 
@@ -72,6 +72,7 @@ def check_api(settings: Settings, connection: psycopg.Connection) -> str:
     """
     if services.gateway_port(settings) is None:
         return "the gateway is not running, so what it serves was not checked"
+    cache.refresh_cache(settings)
     counted = count_records(connection)
     for machine, cut in read_cuts(connection).items():
         served = get(settings, "data_status", machine=f"eq.{machine}")
