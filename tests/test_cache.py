@@ -21,6 +21,7 @@ UTIL = "/api/v1/machine_util"
 LOOK_SECONDS = 2.5
 
 unused = count(2000)
+DAYS = ("2026-03-27", "2026-03-30")
 
 
 def fresh_path(endpoint: str = "machine_util") -> str:
@@ -300,6 +301,19 @@ def test_the_last_good_answer_is_served_while_a_service_is_down(
     eventually(lambda: cached(expendable.get(older)) != "STALE", LOOK_SECONDS)
     answer = expendable.get(older)
     assert (answer.status, answer.body, answer.headers["Warning"]) == (200, expected, None)
+
+
+def test_stale_answers_of_the_old_dialect_are_not_mixed_up(expendable: Spindle, admin: psycopg.Connection) -> None:
+    """Its query goes on to PostgREST in a header; the keys have it from the URL."""
+    paths = [f"{UTIL}?target_date={day}&machine={name}" for day in DAYS for name in ("branosera", "tamesa")]
+    before = [expendable.get(path) for path in paths]
+    assert len({answer.body for answer in before}) == len(paths)
+    assert {cached(expendable.get(path)) for path in paths} == {"HIT"}
+    new_generation(expendable, admin)
+    with stopped(expendable, "postgrest"):
+        for path, answer in zip(paths, before, strict=True):
+            stale = expendable.get(path)
+            assert (cached(stale), stale.status, stale.body) == ("STALE", 200, answer.body), path
 
 
 def test_stale_answers_end_after_the_set_time(expendable: Spindle) -> None:
