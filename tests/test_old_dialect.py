@@ -478,11 +478,11 @@ def test_a_year_with_a_leap_day_is_no_more_than_a_window(spindle: Spindle) -> No
     assert len(rows) == len(spindle.rows("machine_changes", machine="eq.branosera"))
 
 
-def raw(spindle: Spindle, target: bytes, *headers: bytes) -> tuple[int, bytes]:
-    """Status and body of a request whose target no client library would send."""
+def raw(spindle: Spindle, target: bytes, *headers: bytes, sent: bytes = b"") -> tuple[int, bytes]:
+    """Status and body of a request that no client library would send."""
     lines = [b"GET /api/v1/" + target + b" HTTP/1.1", b"Host: 127.0.0.1", b"Connection: close", *headers]
     with socket.create_connection(("127.0.0.1", spindle.port), timeout=30) as connection:
-        connection.sendall(b"\r\n".join([*lines, b"", b""]))
+        connection.sendall(b"\r\n".join([*lines, b"", sent]))
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
@@ -495,6 +495,14 @@ def test_bytes_that_are_no_text_or_not_encoded(spindle: Spindle, value: str) -> 
         status, body = raw(spindle, f"temperatures?{query}".encode("latin-1"), b"Accept-Encoding: identity")
         assert status in (400, 422)
         assert b'"message":"' in body
+
+
+def test_a_body_is_ignored(spindle: Spindle) -> None:
+    target = f"machine_util?target_date={DAY}".encode()
+    for header, sent in ((b"Content-Length: 5", b"hello"), (b"Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n")):
+        began = time.monotonic()
+        assert raw(spindle, target, header, sent=sent)[0] == 200
+        assert time.monotonic() - began < 5
 
 
 NAMES = ("target_date", "start", "end", "sensor_name", "machine", "select", "order", "dt", "ts", "")
