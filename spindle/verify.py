@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import psycopg
 
-from spindle import services
+from spindle import cache, services
 from spindle.errors import RefreshFailed, SettingsError, SpindleError
 from spindle.settings import Settings
 
@@ -77,6 +77,7 @@ def check_api(settings: Settings, connection: psycopg.Connection, machines: Iter
     """
     if services.gateway_port(settings) is None:
         return "the gateway is not running, so what it serves was not checked"
+    cache.refresh_cache(settings)
     counted = count_records(connection)
     cuts = read_cuts(connection)
     for machine, cut in ((name, cuts[name]) for name in machines if name in cuts):
