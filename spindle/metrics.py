@@ -28,6 +28,7 @@ from spindle.unprivileged import drop_rights
 POLL_SECONDS = 0.5
 LARGEST_LOG_BYTES = 8 * 1024**2
 API_PATH = re.compile(r"/api/v1/(\w+)")
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 # from nginx's memory, from PostgreSQL, and longer than any statement may take
 BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15)
 
@@ -56,7 +57,8 @@ class Requests:
         for line in self._new_lines():
             status, method, seconds, sent, cache, uri = line.split(" ", 5)
             endpoint = self._endpoint(uri, int(status))
-            self.requests.labels(endpoint, method, status, cache[1:].lower() or "none").inc()
+            known_method = method if method in METHODS else "other"
+            self.requests.labels(endpoint, known_method, status, cache[1:].lower() or "none").inc()
             self.seconds.labels(endpoint).observe(float(seconds))
             self.sent_bytes.labels(endpoint).inc(int(sent))
 
