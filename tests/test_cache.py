@@ -13,7 +13,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.conftest import Answer, Spindle
+from tests.conftest import Answer, Spindle, thorough
 from tests.services import Statements, eventually, stopped
 
 UTIL = "/api/v1/machine_util"
@@ -217,6 +217,7 @@ def test_after_a_refresh_the_first_answer_is_new(expendable: Spindle) -> None:
     assert warmest(expendable) == pytest.approx(before + 7, abs=0.011)
 
 
+@thorough
 def test_after_dbt_was_run_by_hand_answers_are_new(expendable: Spindle) -> None:
     before = warmest(expendable)
     heat(expendable, 5)
