@@ -90,7 +90,7 @@ def _metrics_log(settings: Settings) -> str:
         return ""
     fields = "$status $logged_method $request_time $body_bytes_sent :$cache_state $request_uri"
     return (
-        f"log_format metrics '{fields}';\n"
+        f"log_format metrics '{fields}';\n    "
         f'access_log "{plain_path(metrics_log(settings))}" metrics buffer=64k flush=1s;'
     )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, MetricsHandler
+from prometheus_client import CollectorRegistry, Counter, Histogram, MetricsHandler, disable_created_metrics
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("postgrest_socket", type=Path)
     parser.add_argument("endpoints", nargs="*")
     options = parser.parse_args()
+    disable_created_metrics()
     registry = CollectorRegistry()
     registry.register(Runs(options.postgrest_socket))
     requests = Requests(registry, options.requests_log, options.endpoints)
