@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("postgrest_socket", type=Path)
     parser.add_argument("endpoints", nargs="*")
     options = parser.parse_args()
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     registry.register(Runs(options.postgrest_socket))
     requests = Requests(registry, options.requests_log, options.endpoints)
