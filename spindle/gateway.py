@@ -89,9 +89,9 @@ def _metrics_log(settings: Settings) -> str:
     """A line a request for spindle.metrics, which empties the file as it reads."""
     if settings.metrics_port is None:
         return ""
-    fields = "$status $request_method $request_time $body_bytes_sent :$cache_state $request_uri"
+    fields = "$status $logged_method $request_time $body_bytes_sent :$cache_state $request_uri"
     return (
-        f"log_format metrics '{fields}';\n"
+        f"log_format metrics '{fields}';\n    "
         f'access_log "{plain_path(metrics_log(settings))}" metrics buffer=64k flush=1s;'
     )
 

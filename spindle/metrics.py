@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, MetricsHandler
+from prometheus_client import CollectorRegistry, Counter, Histogram, MetricsHandler, disable_created_metrics
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -28,6 +28,7 @@ from spindle.unprivileged import drop_rights
 POLL_SECONDS = 0.5
 LARGEST_LOG_BYTES = 8 * 1024**2
 API_PATH = re.compile(r"/api/v1/(\w+)")
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 # from nginx's memory, from PostgreSQL, and longer than any statement may take
 BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15)
 
@@ -56,7 +57,8 @@ class Requests:
         for line in self._new_lines():
             status, method, seconds, sent, cache, uri = line.split(" ", 5)
             endpoint = self._endpoint(uri, int(status))
-            self.requests.labels(endpoint, method, status, cache[1:].lower() or "none").inc()
+            known_method = method if method in METHODS else "other"
+            self.requests.labels(endpoint, known_method, status, cache[1:].lower() or "none").inc()
             self.seconds.labels(endpoint).observe(float(seconds))
             self.sent_bytes.labels(endpoint).inc(int(sent))
 
@@ -148,6 +150,7 @@ def main() -> None:
     parser.add_argument("postgrest_socket", type=Path)
     parser.add_argument("endpoints", nargs="*")
     options = parser.parse_args()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     registry.register(Runs(options.postgrest_socket))
     requests = Requests(registry, options.requests_log, options.endpoints)

@@ -120,9 +120,12 @@ def get(settings: Settings, path: str, **filters: str) -> Any:
     url = f"{settings.gateway_url}/api/v1/{path}?{urlencode(filters)}"
     try:
         with urlopen(url, timeout=30) as answer:
-            return json.load(answer)
+            found, stale = json.load(answer), answer.headers["X-Cache"] == "STALE"
     except HTTPError as error:
         body = error.read(2000).decode(errors="replace")
         raise RefreshFailed(f"{url} answered {error.code}: {body}", f"look at {settings.logs}") from error
     except (URLError, OSError, ValueError) as error:
         raise RefreshFailed(f"{url} does not answer: {error}", "`bootstrap.py status` says what is down") from error
+    if stale:
+        raise RefreshFailed(f"{url} has only a stale answer", "`bootstrap.py status` says what is down")
+    return found

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
+from xmlrpc.client import ServerProxy
 
 import psycopg
 from supervisor.xmlrpc import SupervisorTransport
-from xmlrpc.client import ServerProxy
 
 from spindle.settings import socket_dir
 from tests.conftest import Spindle
