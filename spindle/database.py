@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,7 @@ def set_up(settings: Settings, authenticator_password: str) -> None:
                 _run_file(admin, settings, "raw.sql")
                 _run_file(admin, settings, "gateway.sql")
                 _run_file(admin, settings, "legacy.sql")
+                admin.execute(sql.SQL("comment on schema raw is {}").format(sql.Literal(_set_up_mark(settings))))
                 admin.execute("reset role")
                 _drop_sources(admin)
                 admin.execute("create temporary table logins (server text, name text, value text) on commit drop")
@@ -271,8 +273,17 @@ def drop_schemas(connection: psycopg.Connection, *suffixes: str) -> None:
 
 
 def is_set_up(settings: Settings) -> bool:
-    """Whether `set_up` ran here before, that of this version."""
-    return _exists(settings, "gateway.changes")
+    """Whether `set_up` ran here, with the files of setup/ as they are now."""
+    with results(settings, as_owner=False) as admin:
+        row = admin.execute("select obj_description(to_regnamespace('raw'), 'pg_namespace')").fetchone()
+    return row is not None and row[0] == _set_up_mark(settings)
+
+
+def _set_up_mark(settings: Settings) -> str:
+    """Stands as the comment of the schema raw."""
+    files = sorted((settings.root / "setup").glob("*.sql"))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return f"set up by the files of setup/ with digest {digest[:16]}"
 
 
 def has_results(settings: Settings) -> bool:

@@ -290,3 +290,37 @@ def test_a_slow_reader_delays_a_swap_but_not_the_other_readers(own: Spindle, qui
     print("\n" + during.figures("slow readers of a swap"))
     load.check(before, answers(own, paths))
     assert during.quantile(0.99) < max(SLOWER * quiet, SWAP_SECONDS)
+
+
+def test_a_slow_reader_delays_a_changed_view_but_not_the_other_readers(
+    own: Spindle, quiet: float, changed_project: Path
+) -> None:
+    """A refresh swaps a changed view as patiently as a rebuild swaps all; the next one brings the old view back."""
+    paths = [*day_paths(date(2026, 3, 28)), *WITHOUT_DAYS]
+    before = answers(own, paths)
+    address = own.info["results"]
+    with psycopg.connect(address) as slow, psycopg.connect(address, autocommit=True) as watch, ExitStack() as stack:
+        slow.execute("set role web_anon")
+        slow.execute("select count(*) from api.temperatures")
+        waiting = (
+            "select count(*) > 0 from pg_locks where mode = 'AccessExclusiveLock' and not granted"
+            " and relation = 'api.temperatures'::regclass"
+        )
+        with clients(own.port, paths) as load:
+            refresh = begin(own, changed_project, "refresh", "--json")
+            stack.callback(refresh.kill)
+            wait_until(lambda: watch.execute(waiting).fetchone() == (True,))
+            began = time.monotonic()
+            slow.execute("select pg_sleep(5)")
+            assert refresh.poll() is None
+            ended = time.monotonic()
+            slow.rollback()
+            finish(refresh)
+    after = answers(own, paths)
+    assert [path for path in paths if before[path] != after[path]][:1] == paths[:1]
+    during = load.between(began, ended)
+    print("\n" + during.figures("slow reader of a changed view"))
+    assert [request for request in load.requests if request[3] != 200][:3] == []
+    assert during.quantile(0.99) < max(SLOWER * quiet, SWAP_SECONDS)
+    finish(begin(own, ROOT, "refresh", "--json"))
+    assert answers(own, paths)[paths[0]] == before[paths[0]]
