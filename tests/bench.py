@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 
+from tests import bench_fleet
 from tests.conftest import Spindle
 from tests.load import ask, per_second
 
@@ -31,6 +32,7 @@ def main() -> None:
             bench(spindle)
         finally:
             spindle.run("stop", exit_code=None)
+    bench_fleet.main()
 
 
 def bench(spindle: Spindle) -> None:
@@ -47,7 +49,7 @@ def bench(spindle: Spindle) -> None:
     print(f"  demo, from nothing to a served API    {demo:>10.1f} s")
     print(f"  copying the same log inside PostgreSQL{copy:>10.1f} s   demo / copy = {demo / copy:.1f}")
 
-    full = seconds(lambda: spindle.run("dbt", "run", "--full-refresh", "--select", "staging agg"))
+    full = seconds(lambda: spindle.run("dbt", "run", "--full-refresh", "--select", "extract staging agg"))
     daily = seconds(lambda: spindle.run("refresh", "--json"))
     print(f"  all {DAYS} days again                     {full:>10.1f} s   {rows / full:,.0f} rows/s")
     print(f"  refresh (last 3 days, check included) {daily:>10.1f} s   full / refresh = {full / daily:.1f}")
