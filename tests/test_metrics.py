@@ -135,16 +135,14 @@ def test_a_database_that_is_down_is_told(expendable: Spindle) -> None:
 
 def test_metrics_are_on_loopback_and_not_roots(expendable: Spindle) -> None:
     port = int(expendable.settings["METRICS_PORT"])
-    collectors = [
-        process
-        for process in psutil.process_iter()
-        if "spindle.metrics" in process.cmdline() and str(port) in process.cmdline()
-    ]
+    found = list(psutil.process_iter(["cmdline", "name", "cwd"]))
+    collectors = [p for p in found if {"spindle.metrics", str(port)} <= set(p.info["cmdline"] or [])]
     assert len(collectors) == 1
-    listening = [found.laddr for found in collectors[0].net_connections("inet")]
+    listening = [one.laddr for one in collectors[0].net_connections("inet")]
     assert ("127.0.0.1", port) in listening
     assert {address for address, _ in listening} == {"127.0.0.1"}
-    nginx = next(p for p in psutil.process_iter() if p.name() == "nginx" and str(expendable.state_dir) in p.cwd())
+    folder = str(expendable.state_dir / "gateway")
+    nginx = next(p for p in found if p.info["name"] == "nginx" and p.info["cwd"] == folder)
     assert collectors[0].uids() == nginx.uids()
 
 
