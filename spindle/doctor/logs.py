@@ -19,6 +19,8 @@ FUTURE = timedelta(minutes=1)
 # A log begins with the machine; rows before this are a clock that was not set.
 EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc)
 SAMPLE_SECONDS = 1.5
+# The role whose rows do not cross the link one by one.
+SUMMED_THERE = "temperature"
 SAMPLE_ROWS = (2_000, 64_000)
 
 # Planner's figures, of partitions too; nothing is counted.
@@ -73,13 +75,13 @@ class LogExamination:
     def findings(self) -> Findings:
         return self.report.findings
 
-    def _readable(self, name: str) -> bool:
+    def _usable(self, name: str) -> bool:
         table = self.tables.get(name)
-        return table is not None and table.readable
+        return table is not None and table.readable and table.sound
 
     def look_at_bounds(self) -> None:
         for log in LOGS:
-            if self._readable(log) and self.tables[log].keyed:
+            if self._usable(log) and self.tables[log].keyed:
                 rows = self.reader.rows(BOUNDS.replace("{log}", log))
                 self.bounds[log] = {id_var: (oldest, newest) for id_var, oldest, newest in rows}
         if len(self.bounds) < len(LOGS):
@@ -127,7 +129,7 @@ class LogExamination:
             )
 
     def look_at_variables(self) -> None:
-        if not self._readable("variable"):
+        if not self._usable("variable"):
             return
         self.dictionary = self.reader.rows(
             "select id, name, coalesce(datatype, '') from public.variable where name is not null"
@@ -185,9 +187,9 @@ class LogExamination:
 
     def read_a_sample(self) -> None:
         """Read along the key for a moment: how fast the server reads rows, and how fast they come here."""
-        names = {signal.variable: signal.log for signal in self.wanted.own_signals}
-        configured = [(id_var, names[name]) for id_var, name, _ in self.dictionary if name in names]
-        logged = [(id_var, log) for id_var, log in configured if id_var in self.bounds.get(log, {})]
+        crossing = {signal.variable: signal.log for signal in self.wanted.own_signals if signal.role != SUMMED_THERE}
+        named = [(id_var, crossing[name]) for id_var, name, _ in self.dictionary if name in crossing]
+        logged = [(id_var, log) for id_var, log in named if id_var in self.bounds.get(log, {})]
         if not logged:
             return
         scanned, sent = _Rate(), _Rate()
@@ -217,18 +219,19 @@ class LogExamination:
         self.report.rows_sent_per_second = sent.per_second
         self._estimate({id_var for id_var, _ in logged})
 
-    def _estimate(self, configured: set[int]) -> None:
+    def _estimate(self, crossing: set[int]) -> None:
+        """Every row is read on the server, for the gaps between them and for sums; these ids' rows cross the link."""
         scanned, sent, rows = self.report.rows_scanned_per_second, self.report.rows_sent_per_second, self.report.rows
         if rows is None or not scanned or not sent:
             return
-        crossing = 0.0
+        crossing_rows = 0.0
         for log in LOGS:
             (of_log, _, _) = self.reader.row(SIZES, {"oid": self.tables[log].oid})
             shares = dict(self.reader.rows(SHARES, (log,)))
-            crossing += (of_log or 0) * sum(share for id_var, share in shares.items() if id_var in configured)
-        self.report.configured_rows = round(crossing)
+            crossing_rows += (of_log or 0) * sum(share for id_var, share in shares.items() if id_var in crossing)
+        self.report.crossing_rows = round(crossing_rows)
         part = self._part_of_history()
-        self.report.backfill_seconds = round(part * (rows / scanned + crossing / sent), 1)
+        self.report.backfill_seconds = round(part * (rows / scanned + crossing_rows / sent), 1)
 
     def _part_of_history(self) -> float:
         """How much of the log a backfill reads: from first_day on."""

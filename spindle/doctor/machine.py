@@ -17,7 +17,8 @@ LOGS = ("variable_log_float", "variable_log_string")
 class MachineReport:
     """What is known of one machine's database; None where it could not be found out.
 
-    Rows are the planner's estimate. `backfill_seconds` is the time to read it all, by a short measured sample.
+    Rows are the planner's estimate: all of both logs, and those that cross the link in a backfill. `backfill_seconds`
+    is the time to read them, by a short measured sample; computing comes on top.
     `clock_seconds` is its clock minus this computer's.
     """
 
@@ -33,7 +34,7 @@ class MachineReport:
     bytes: int | None = None
     oldest: datetime | None = None
     newest: datetime | None = None
-    configured_rows: int | None = None
+    crossing_rows: int | None = None
     rows_sent_per_second: int | None = None
     rows_scanned_per_second: int | None = None
     backfill_seconds: float | None = None
@@ -66,7 +67,7 @@ class Wanted:
 
 @dataclass
 class Table:
-    """A table as it is on the server; `oid` None: it is not there."""
+    """A table as it is on the server. `oid` None: it is not there; `sound`: its columns are the expected ones."""
 
     name: str
     oid: int | None
@@ -75,4 +76,5 @@ class Table:
     owned: bool
     writes: list[str]
     columns: dict[str, str]
+    sound: bool = True
     keyed: bool = False

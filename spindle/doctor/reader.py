@@ -24,8 +24,11 @@ OPTIONS = "-c default_transaction_read_only=on -c lock_timeout=2000 -c search_pa
 # there is advice for the rest.
 REASONS = (
     ("password authentication failed", "{prefix}USER or {prefix}PASSWORD is wrong, or the role has no password there"),
-    ("no encryption", "the server wants TLS: set {prefix}SSLMODE=require; or see its pg_hba.conf"),
-    ("no pg_hba.conf entry", "the administrator: a line in its pg_hba.conf for this role, database and address"),
+    (
+        "no pg_hba.conf entry",
+        "the administrator: a line in its pg_hba.conf for this role, database and address; where it has a hostssl line"
+        " alone, set {prefix}SSLMODE=require",
+    ),
     ("no password supplied", "set {prefix}PASSWORD"),
     (
         "does not support SSL",

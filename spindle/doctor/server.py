@@ -178,24 +178,22 @@ class ServerExamination:
         for column, short in (pair.split(" ") for pair in SOURCE_TABLES[table.name].split(", ")):
             kind = {"int": "integer"}.get(short, short)
             found = table.columns.get(column)
-            if found is None:
-                self.findings.error(
-                    RefreshFailed(
-                        f"public.{table.name} has no column {column}",
-                        f"a view of that name with {column} {kind} would do",
-                    )
-                )
-            elif found in ROUNDED.get(kind, ()):
+            if found in EXACT[kind]:
+                continue
+            if found in ROUNDED.get(kind, ()):
                 self.findings.warn(
                     f"{table.name}.{column} is {found}; it is read as {kind}",
                     "results have the precision of that type; a value too large for it makes a refresh fail",
                 )
-            elif found not in EXACT[kind]:
-                self.findings.error(
-                    RefreshFailed(
-                        f"{table.name}.{column} is {found}, not {kind}", f"a view that casts it to {kind} would do"
-                    )
+                continue
+            table.sound = False
+            wrong = f"has no column {column}" if found is None else f"has the column {column} as {found}, not {kind}"
+            self.findings.error(
+                RefreshFailed(
+                    f"public.{table.name} {wrong}",
+                    f"rename the table, and make a view of its name with {column} {kind}",
                 )
+            )
 
     def look_at_keys(self) -> None:
         there = {table.oid: table for table in self.tables.values() if table.oid is not None}
