@@ -1,7 +1,8 @@
 """Spindle's command line: sets up, refreshes, serves and checks. `python bootstrap.py --help` lists the commands.
 
 Exit codes: 0 done and fresh, 1 refresh failed, 2 bad settings or usage, 3 cannot connect, 4 data stale,
-5 a service is down, 6 another refresh is running, 7 this computer lacks something (a tool, a port, disk space).
+5 a service is down, 6 another refresh is running, 7 this computer lacks something (a tool, a port, disk space),
+8 some machines failed and the others are fresh.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Annotated, Optional
 
+import psycopg
 import typer
 from rich.console import Console
 from rich.filesize import decimal
@@ -31,10 +33,12 @@ from rich.table import Table
 from spindle import backfill as backfilling
 from spindle import database, demo, services, status, transform
 from spindle import doctor as doctors
+from spindle import forget as forgetting
 from spindle import rebuild as rebuilding
 from spindle import refresh as refreshing
 from spindle.errors import ServiceDown, SettingsError, SpindleError
 from spindle.plant import PlantPlan
+from spindle.runs import only_one
 from spindle.secrets import with_secrets
 from spindle.settings import PLANT_FILE, Settings, load_settings
 
@@ -46,6 +50,7 @@ DAY = ["%Y-%m-%d"]
 CHECKED = "  the API serves what the database has"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Machines = Annotated[str, typer.Option("--machine", help="Names with commas; all machines when empty.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print dbt's own log while it runs.")]
 
 
@@ -111,9 +116,11 @@ def refresh(
             "cuts": {machine: cut.isoformat() for machine, cut in report.cuts.items()},
             "records": report.records,
             "absent_signals": report.absent,
+            "failed_machines": {machine: error.what for machine, error in report.failed.items()},
             "unchecked": report.unchecked or None,
         }
         print(json.dumps(document, indent=2))
+    report.raise_failed()
     if stale := status.stale_machines(settings, report.cuts):
         raise status.stale_error(settings, stale)
 
@@ -122,7 +129,7 @@ def refresh(
 def backfill(
     first: Annotated[Optional[datetime], typer.Option("--from", formats=DAY, help="First local day.")] = None,  # noqa: UP045
     last: Annotated[Optional[datetime], typer.Option("--to", formats=DAY, help="Last local day.")] = None,  # noqa: UP045
-    machine: Annotated[str, typer.Option(help="Names with commas; all machines when empty.")] = "",
+    machine: Machines = "",
     step_days: Annotated[int, typer.Option(min=1, help="Days computed at once: fewer need less memory.")] = 31,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin again where the same backfill was stopped.")
@@ -131,8 +138,7 @@ def backfill(
 ) -> None:
     """Compute any range of days again, by default all; stopped, the same command goes on where it was."""
     settings = _ready()
-    chosen = [name.strip() for name in machine.split(",") if name.strip()]
-    request = backfilling.make_request(settings, first and first.date(), last and last.date(), chosen)
+    request = backfilling.make_request(settings, first and first.date(), last and last.date(), _names(machine))
     with _bar(f"backfill {request}", "days") as advance:
         skipped = backfilling.backfill(
             settings,
@@ -148,13 +154,28 @@ def backfill(
 
 @app.command()
 def rebuild(
-    yes: Annotated[bool, typer.Option("--yes", help="Swap also if results shrink.")] = False, verbose: Verbose = False
+    machine: Machines = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Swap also if results shrink.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compute everything again beside the live tables, test it, swap. Also deploys changed models and views."""
     settings = _ready()
     with _bar("rebuild", "nodes") as advance:
-        unchecked = rebuilding.rebuild(settings, accept_loss=yes, verbose=verbose, progress=advance)
+        unchecked = rebuilding.rebuild(settings, _names(machine), accept_loss=yes, verbose=verbose, progress=advance)
     out.print(f"  {unchecked}" if unchecked else CHECKED)
+
+
+@app.command()
+def forget(
+    machine: Annotated[str, typer.Argument(help="A machine that seeds or settings no longer have.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove all results of a machine that is gone. Nothing else ever does."""
+    settings = _ready()
+    if not yes:
+        typer.confirm(f"Remove all results of {machine}?", abort=True)
+    rows = forgetting.forget(settings, machine)
+    out.print(f"[green]✓[/] removed {rows:,} results of {machine}")
 
 
 @app.command()
@@ -169,7 +190,7 @@ def runs(
         return
     table = Table("run", "kind", "began (UTC)", "seconds", "outcome", "rows written", "days or error")
     for run in found:
-        colour = {"succeeded": "green", "failed": "red"}.get(run["outcome"], "yellow")
+        colour = {"succeeded": "green", "failed": "red"}.get(run["outcome"], "yellow")  # yellow: running or partial
         table.add_row(
             str(run["run_id"]),
             run["kind"],
@@ -232,9 +253,12 @@ def stop() -> None:
 def dbt(context: typer.Context) -> None:
     """Any dbt command with the settings of .env loaded: `bootstrap.py dbt build -s sensor_stats+`."""
     settings = with_secrets(load_settings())
-    if context.args and "--help" not in context.args:
-        _start_database(settings)
-    raise typer.Exit(transform.run_any(settings, context.args))
+    if not context.args or "--help" in context.args:
+        raise typer.Exit(transform.run_any(settings, context.args))
+    settings = _ready()
+    with database.results(settings) as connection, _lock(connection, context.args):
+        code = transform.run_any(settings, context.args)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -262,15 +286,24 @@ def info(as_json: Json = False) -> None:
     out.print(table)
 
 
+def _lock(connection: psycopg.Connection, arguments: list[str]) -> AbstractContextManager[None]:
+    """A dbt command that writes is one run among the others."""
+    return only_one(connection) if {"run", "build", "seed", "retry"} & set(arguments) else nullcontext()
+
+
+def _names(machines: str) -> list[str]:
+    return [name.strip() for name in machines.split(",") if name.strip()]
+
+
 def _ready() -> Settings:
-    """The settings, with the database running and set up."""
+    """The settings, with the database running and set up, for the machines that they name."""
     settings = with_secrets(load_settings())
     if settings.demo_plant and not (settings.state_dir / PLANT_FILE).exists():
         raise SettingsError(
             "no production database is set and there is no demo plant", "run `make demo`, or set DB_* in .env"
         )
     _start_database(settings)
-    if not database.is_set_up(settings):
+    if not database.is_set_up(settings) or database.sources_differ(settings):
         database.set_up(settings, settings.authenticator_password)
     return settings
 
@@ -292,6 +325,8 @@ def _refresh(
     for machine, cut in sorted(report.cuts.items()):
         rows = sum(report.records.get(machine, {}).values())
         out.print(f"  {machine}: {rows:,} results, data until {cut:%Y-%m-%d %H:%M:%S} UTC")
+    for failure in report.failed.values():
+        err.print(f"[red]failed:[/] {escape(failure.what)}")
     for machine, variable in report.absent:
         err.print(f"[yellow]warning:[/] {machine} has no variable {variable}; see seeds/signal_config.csv")
     if not serve_next:
@@ -321,21 +356,23 @@ def _print_status(found: status.Status) -> None:
         mark = "[green]up[/]" if service.alive else "[red]down[/]"
         out.print(f"{service.name:<12}{mark}  {service.detail}")
     if found.machines:
-        table = Table("machine", "first day", "last day", "data until", "hours old")
+        table = Table("machine", "first day", "last day", "data until (UTC)", "hours old", "problem")
         for machine in found.machines:
-            hours = f"[red]{machine.hours_old}[/]" if machine.stale else str(machine.hours_old)
+            hours = "" if machine.hours_old is None else str(machine.hours_old)
+            problem = escape(f"{machine.problem} (since {machine.problem_since})") if machine.problem else ""
             table.add_row(
                 machine.machine,
                 machine.first_day,
                 machine.last_day,
-                machine.data_until[:19].replace("T", " ") + " UTC",
-                hours,
+                (machine.data_until or "")[:19].replace("T", " "),
+                f"[red]{hours}[/]" if machine.stale else hours,
+                f"[{'red' if machine.failed else 'yellow'}]{problem}[/]" if problem else "",
             )
         out.print(table)
     if run := found.last_run:
         out.print(f"last refresh: {run['outcome']}, {run['finished_at'] or run['started_at']:%Y-%m-%d %H:%M:%S} UTC")
-    for problem in found.problems:
-        err.print(f"[red]problem:[/] {escape(str(problem))}")
+    for error in found.problems:
+        err.print(f"[red]problem:[/] {escape(str(error))}")
 
 
 def _print_examination(found: doctors.Examination) -> None:

@@ -7,16 +7,72 @@ with machine_summary as (
 refresh_runs as (
 
     -- a backfill of past days says nothing of how fresh the results are
-    select * from {{ source('runs', 'refresh_runs') }} where kind is distinct from 'backfill'
+    select *
+    from {{ source('runs', 'refresh_runs') }}
+    where kind is distinct from 'backfill' and outcome <> 'running'
 
 ),
 
-find_last_refresh as (
+refresh_cuts as (
+
+    select * from {{ source('runs', 'refresh_cuts') }}
+
+),
+
+judge_runs as (
+
+    -- How each run ended for each machine. A run without a row for a machine ended for it as a whole, unless it was
+    -- asked for others only.
+    select
+        machine_summary.machine,
+        refresh_runs.run_id,
+        refresh_runs.finished_at,
+        coalesce(refresh_cuts.outcome, refresh_runs.outcome) = 'succeeded' as is_ok
+    from machine_summary
+    cross join refresh_runs
+    left join refresh_cuts
+        on
+            machine_summary.machine = refresh_cuts.machine
+            and refresh_runs.run_id = refresh_cuts.run_id
+    where refresh_cuts.machine is not null or refresh_runs.request is null
+
+    union all
 
     select
-        max(finished_at) filter (where outcome = 'succeeded') as refreshed_at,
-        (array_agg(outcome = 'succeeded' order by run_id desc) filter (where outcome <> 'running'))[1] as refresh_ok
+        null as machine,
+        run_id,
+        finished_at,
+        outcome = 'succeeded' as is_ok
     from refresh_runs
+    where request is null
+
+),
+
+find_last_refreshes as (
+
+    select
+        machine,
+        max(finished_at) filter (where is_ok) as refreshed_at,
+        (array_agg(is_ok order by run_id desc))[1] as refresh_ok
+    from judge_runs
+    group by machine
+
+),
+
+judge_machines as (
+
+    -- All is ok when the last run of all machines was, and so was the last one of each machine.
+    select
+        find_last_refreshes.machine,
+        case
+            when find_last_refreshes.machine is null then max(find_last_refreshes.refreshed_at) over ()
+            else find_last_refreshes.refreshed_at
+        end as refreshed_at,
+        case
+            when find_last_refreshes.machine is null then bool_and(find_last_refreshes.refresh_ok) over ()
+            else find_last_refreshes.refresh_ok
+        end as refresh_ok
+    from find_last_refreshes
 
 ),
 
@@ -48,9 +104,9 @@ select
     coalesce(sum_machines.program_records, 0) as program_records,
     coalesce(sum_machines.energy_records, 0) as energy_records,
     sum_machines.data_until,
-    find_last_refresh.refreshed_at,
-    coalesce(find_last_refresh.refresh_ok, false) as refresh_ok,
+    judge_machines.refreshed_at,
+    coalesce(judge_machines.refresh_ok, false) as refresh_ok,
     coalesce(sum_machines.skipped_lists, 0) as skipped_lists,
     sum_machines.machine
 from sum_machines
-cross join find_last_refresh
+left join judge_machines on sum_machines.machine is not distinct from judge_machines.machine

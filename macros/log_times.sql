@@ -48,3 +48,8 @@
 {% macro hour_ms() -%}
     3600000
 {%- endmacro %}
+
+{# Milliseconds of a quarter of an hour: every time zone's hours and days begin at one, as UTC counts them. #}
+{% macro quarter_ms() -%}
+    900000
+{%- endmacro %}

@@ -1,6 +1,6 @@
 {#
     What a logged value means. The same SQL is used for the rows of a window and for the look-up of the value that
-    was carried into it (raw.last_row_before), so the two can never differ.
+    was carried into it (raw.find_row), so the two can never differ.
 #}
 
 {# Power-off: NaN in the numeric log (real), 'NaN' in the text log. #}
@@ -11,6 +11,11 @@
 {# A finite reading. PostgreSQL orders NaN above infinity, so the comparison leaves both out. #}
 {% macro is_finite(value) -%}
     ({{ value }} > '-infinity' and {{ value }} < 'infinity')
+{%- endmacro %}
+
+{# A reading of a sensor: finite, and not 0, which a sensor logs that is not ready. #}
+{% macro is_reading(value) -%}
+    ({{ is_finite(value) }} and {{ value }} <> 0)
 {%- endmacro %}
 
 {# A program number: whole, 0 to 999. #}
@@ -54,4 +59,12 @@
         when 'alarms' then $${{ is_off('value') }} or {{ is_alarm_list('value') }}$$
         else 'true'
     end
+{%- endmacro %}
+
+{#
+    Sample standard deviation rounded to 2 decimals, numeric, from a count (bigint), a sum and a sum of squares (exact
+    numeric, so equal readings give exactly 0). NULL for one reading.
+#}
+{% macro sample_std_dev(count, sum, sum_squares) -%}
+    round(sqrt(({{ sum_squares }} - {{ sum }} * {{ sum }} / {{ count }}) / nullif({{ count }} - 1, 0)), 2)
 {%- endmacro %}

@@ -8,10 +8,13 @@ from datetime import date, timedelta
 
 import psycopg
 
-from spindle import database, transform, verify
-from spindle.errors import RefreshFailed, SettingsError
-from spindle.refresh import only_one, recorded, refuse_new_time_zones, refuse_shortened_logs
+from spindle import database, guards, verify
+from spindle.compute import compute
+from spindle.errors import RefreshFailed, SettingsError, SpindleError
+from spindle.extract import Days
+from spindle.runs import failure, only_one, recorded
 from spindle.settings import Settings
+from spindle.transform import Project
 
 # first and last day of the step at hand, days done and days in all
 Progress = Callable[[date, date, int, int], None]
@@ -79,44 +82,58 @@ def backfill(
 ) -> int:
     """Compute the days of a request again. Goes on where the same request was stopped, unless `restart`.
 
-    Returns the number of days that were already done. Raises RefreshBusy, or RefreshFailed when a step fails or the
-    API then serves something else than the database has.
+    A machine that fails stops no other. Returns the number of days that were already done. Raises RefreshBusy;
+    RefreshFailed when a step fails or the API then serves something else than the database has; MachinesFailed at the
+    end when some machines failed.
     """
     verify.check_port(settings)
     total = (request.to_day - request.from_day).days + 1
+    machines = request.machines or settings.machines
+    failed: dict[str, SpindleError] = {}
     with database.results(settings) as connection, only_one(connection):
-        refuse_new_time_zones(settings, connection)
-        refuse_shortened_logs(connection, accept_loss=False)
         done_until = None if restart else _done_until(connection, request)
         skipped = 0 if done_until is None else (done_until - request.from_day).days + 1
         steps = request.steps(done_until, step_days)
+        check = guards.make_check(has_results=guards.has_results(connection), accept_loss=False)
+        project = Project(settings, verbose=verbose)
+        models: list[str] = []
         for first, last in steps:
             if progress:
                 progress(first, last, (first - request.from_day).days, total)
             with recorded(settings, connection, "backfill", f"{request}: {first} to {last}") as run:
-                run.models = transform.run_models(
-                    settings,
-                    variables={
-                        "from_day": first.isoformat(),
-                        "to_day": last.isoformat(),
-                        "machines": list(request.machines),
-                    },
-                    verbose=verbose,
-                )
+                models = models or project.prepare()
+                compute(settings, run, project, models, machines, Days(first, last), check=check)
                 run.succeed()
+            failed |= run.failed
         if progress and steps:
             progress(*steps[-1], total, total)
-        verify.check_api(settings, connection)
+        verify.check_api(settings, connection, [machine for machine in machines if machine not in failed])
+    if failed:
+        raise failure(failed, len(failed) + 1)
     return skipped
 
 
 def _done_until(connection: psycopg.Connection, request: Request) -> date | None:
-    """Last day of the last step of the same request that succeeded, if the last backfill was it and did not end."""
-    row = connection.execute(
-        "select split_part(request, ': ', 1), right(request, 10)::date from agg.refresh_runs"
-        " where kind = 'backfill' and outcome = 'succeeded' order by run_id desc limit 1"
-    ).fetchone()
-    if row is None or row[0] != str(request) or row[1] >= request.to_day:
+    """Last day up to which the newest, unfinished attempt at the same request computed all of its machines."""
+    rows = connection.execute(
+        "select split_part(range, ' to ', 1)::date, split_part(range, ' to ', 2)::date, outcome"
+        " from (select run_id, outcome, split_part(request, ': ', 2) as range from agg.refresh_runs"
+        " where kind = 'backfill' and split_part(request, ': ', 1) = %s) as steps order by run_id desc",
+        (str(request),),
+    ).fetchall()
+    if not rows or rows[0][1:] == (request.to_day, "succeeded"):
         return None
-    done: date = row[1]
-    return done
+    done: set[tuple[date, date]] = set()
+    for first, last, outcome in rows:
+        if (last, outcome) == (request.to_day, "succeeded"):
+            break  # an attempt before, which ended
+        if outcome == "succeeded":
+            done.add((first, last))
+        if first == request.from_day:
+            break
+    until = None
+    for first, last in sorted(done):
+        if first != (request.from_day if until is None else until + timedelta(days=1)):
+            break
+        until = last
+    return until

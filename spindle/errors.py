@@ -52,3 +52,9 @@ class MachineNotReady(SpindleError):
     """This computer lacks something: a tool, a free port, disk space, a permission."""
 
     exit_code = 7
+
+
+class MachinesFailed(SpindleError):
+    """Some machines failed; the others are computed up to their cuts."""
+
+    exit_code = 8

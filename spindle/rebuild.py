@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg import sql
 
-from spindle import database, transform, verify
+from spindle import database, guards, verify
+from spindle.compute import compute
 from spindle.database import NEXT, OLD, SCHEMAS
-from spindle.errors import RefreshFailed
-from spindle.refresh import only_one, recorded, refuse_shortened_logs
+from spindle.errors import RefreshFailed, SettingsError
+from spindle.extract import Days
+from spindle.runs import only_one, recorded
 from spindle.settings import Settings
+from spindle.transform import Progress, Project
 
 # A result that loses more than this share of a machine's rows is not swapped in unless the loss is accepted.
 LARGEST_LOSS = 0.05
@@ -23,40 +26,49 @@ LOCK_TIMEOUT = "100ms"
 
 def rebuild(
     settings: Settings,
+    machines: Sequence[str] = (),
     *,
     accept_loss: bool = False,
     verbose: bool = False,
-    progress: transform.Progress | None = None,
+    progress: Progress | None = None,
 ) -> str:
-    """Build, test and swap. Also the way to deploy a changed model or view. Returns why the API was not checked.
+    """Build, test and swap: all machines, or only these, and then the others' results are taken along as they are.
 
-    Raises RefreshBusy, or RefreshFailed when a model or a data test fails or results would shrink: the old data then
-    goes on being served, and nothing of the new is left.
+    Also the way to deploy a changed model or view. Machines that have no source any more are taken along too. Returns
+    why the API was not checked. Raises SettingsError; RefreshBusy; and RefreshFailed or CannotConnect when a machine,
+    a model or a data test fails or results would shrink: the old data then goes on being served, and nothing of the
+    new is left.
     """
+    for machine in machines:
+        if machine not in settings.machines:
+            raise SettingsError(f"MACHINE: {machine} has no source", f"known: {', '.join(settings.machines)}")
+    chosen = machines or settings.machines
     verify.check_port(settings)
     with (
         database.results(settings) as connection,
         only_one(connection),
-        recorded(settings, connection, "rebuild") as run,
+        recorded(settings, connection, "rebuild", ", ".join(machines) or None) as run,
     ):
-        before = verify.count_records(connection) if database.has_results(settings) else {}
-        _refuse_dependents(connection)
+        has_results = guards.has_results(connection)
+        before = verify.count_records(connection) if has_results else {}
+        guards.refuse_dependents(connection)
+        check = None
         if not accept_loss:
-            refuse_shortened_logs(connection, accept_loss=False)
+            check = guards.make_check(has_results=has_results, accept_loss=False, accept_time_zone=True)
         with _next_schemas(connection):
-            run.models = transform.run_models(
-                settings,
-                variables={"schema_suffix": NEXT},
-                options=("--full-refresh", "--exclude-resource-type", "unit_test"),
-                verbose=verbose,
-                progress=progress,
-            )
+            project = Project(settings, suffix=NEXT, verbose=verbose)
+            models = project.prepare(progress)
+            compute(settings, run, project, models, chosen, Days(everything=True), check=check, progress=progress)
+            run.raise_failed(any_failed=True)
+            if has_results:
+                _take_along(connection, chosen)
+            project.test(progress)
             if not accept_loss:
                 _refuse_loss(before, verify.count_records(connection, f"agg{NEXT}"))
             _swap(connection)
         run.succeed()
         database.drop_schemas(connection, OLD)
-        return verify.check_api(settings, connection)
+        return verify.check_api(settings, connection, chosen)
 
 
 @contextmanager
@@ -72,23 +84,31 @@ def _next_schemas(connection: psycopg.Connection) -> Iterator[None]:
             database.drop_schemas(connection, NEXT)
 
 
-def _refuse_dependents(connection: psycopg.Connection) -> None:
-    """Views of somebody else on our relations would stay on the old ones, and be dropped with them."""
-    rows = connection.execute(
-        "select distinct rewriting.ev_class::regclass::text, depended.oid::regclass::text"
-        " from pg_depend inner join pg_rewrite as rewriting on pg_depend.objid = rewriting.oid"
-        " inner join pg_class as dependent on rewriting.ev_class = dependent.oid"
-        " inner join pg_class as depended on pg_depend.refobjid = depended.oid"
-        " where pg_depend.classid = 'pg_rewrite'::regclass and pg_depend.refclassid = 'pg_class'::regclass"
-        " and depended.relnamespace = any(%(ours)s::regnamespace[])"
-        " and not dependent.relnamespace = any(%(ours)s::regnamespace[])",
-        {"ours": list(SCHEMAS)},
+def _take_along(connection: psycopg.Connection, computed: Sequence[str]) -> None:
+    """Copy the results of the machines that were not computed."""
+    others = "machine <> all(%s)"
+    if not connection.execute(f"select from agg.machine_summary where {others}", (list(computed),)).rowcount:
+        return
+    tables = connection.execute(
+        "select relname from pg_class where relkind = 'r' and relnamespace = %s::regnamespace", (f"agg{NEXT}",)
     ).fetchall()
-    if rows:
-        raise RefreshFailed(
-            "views outside Spindle depend on its relations: " + ", ".join(f"{view} on {of}" for view, of in rows),
-            "make them in api_views/ or drop them; a rebuild replaces what they stand on",
-        )
+    for (table,) in tables:
+        columns = connection.execute(
+            "select attname from pg_attribute where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
+            (f"agg{NEXT}.{table}",),
+        ).fetchall()
+        names = sql.SQL(", ").join(sql.Identifier(name) for (name,) in columns)
+        statement = sql.SQL("insert into {} ({}) select {} from {} where " + others)
+        try:
+            connection.execute(
+                statement.format(sql.Identifier(f"agg{NEXT}", table), names, names, sql.Identifier("agg", table)),
+                (list(computed),),
+            )
+        except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
+            raise RefreshFailed(
+                f"{table} has changed, so results of machines that are not computed again cannot be taken along",
+                "rebuild all machines; `bootstrap.py forget MACHINE` removes one that is gone",
+            ) from error
 
 
 def _refuse_loss(before: verify.Counts, after: verify.Counts) -> None:

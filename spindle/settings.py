@@ -23,8 +23,10 @@ PLAIN_KEYS = frozenset(
         "AUTHENTICATOR_PASSWORD",
         "DEFAULT_MACHINE",
         "GATEWAY_PORT",
+        "MACHINES_AT_ONCE",
         "POSTGREST_BIN",
         "NGINX_BIN",
+        "SOURCE_TIMEOUT_SECONDS",
         "STALE_AFTER_HOURS",
         "STATE_DIR",
     }
@@ -64,7 +66,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings, checked. Times are in hours, ports on loopback, paths absolute."""
+    """All settings, checked. Ports are on loopback, paths absolute."""
 
     state_dir: Path
     machines: tuple[str, ...]
@@ -78,6 +80,8 @@ class Settings:
     postgrest_bin: str = ""
     nginx_bin: str = ""
     stale_after_hours: float = 72.0
+    machines_at_once: int = 4
+    source_timeout_seconds: float = 300.0
     root: Path = ROOT
 
     @property
@@ -138,7 +142,11 @@ def load_settings(root: Path = ROOT, environ: Mapping[str, str] | None = None) -
         gateway_port=_port("GATEWAY_PORT", given.get("GATEWAY_PORT", "8000")),
         postgrest_bin=given.get("POSTGREST_BIN", ""),
         nginx_bin=given.get("NGINX_BIN", ""),
-        stale_after_hours=_hours("STALE_AFTER_HOURS", given.get("STALE_AFTER_HOURS", "72")),
+        stale_after_hours=_positive("STALE_AFTER_HOURS", given.get("STALE_AFTER_HOURS", "72"), "hours"),
+        machines_at_once=_count("MACHINES_AT_ONCE", given.get("MACHINES_AT_ONCE", "4"), 64),
+        source_timeout_seconds=_positive(
+            "SOURCE_TIMEOUT_SECONDS", given.get("SOURCE_TIMEOUT_SECONDS", "300"), "seconds"
+        ),
     )
 
 
@@ -253,11 +261,17 @@ def _port(key: str, text: str) -> int:
     return int(text)
 
 
-def _hours(key: str, text: str) -> float:
+def _count(key: str, text: str, most: int) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise SettingsError(f"{key}={text} is no such number", f"a whole number from 1 to {most}")
+    return int(text)
+
+
+def _positive(key: str, text: str, unit: str) -> float:
     try:
-        hours = float(text)
+        number = float(text)
     except ValueError:
-        hours = -1.0
-    if not 0 < hours < 1e6:
-        raise SettingsError(f"{key}={text} is no number of hours", "a number above 0, such as 72")
-    return hours
+        number = -1.0
+    if not 0 < number < 1e6:
+        raise SettingsError(f"{key}={text} is no number of {unit}", "a number above 0, such as 72")
+    return number

@@ -8,21 +8,28 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from spindle import database, services
-from spindle.errors import CannotConnect, DataStale, RefreshFailed, ServiceDown, SpindleError
+from spindle.errors import CannotConnect, DataStale, MachinesFailed, RefreshFailed, ServiceDown, SpindleError
 from spindle.settings import PLANT_FILE, Settings
 
 
 @dataclass(frozen=True)
 class MachineStatus:
-    """Days are the machine's local ones, `data_until` is its cut, `hours_old` the time since then."""
+    """Days are the machine's local ones, `data_until` is its cut, `hours_old` the time since then.
+
+    `problem` is what the last run found wrong with it, `problem_since` when the first run did, `failed` whether it has
+    no newer results for that. A machine without results has no days and no cut.
+    """
 
     machine: str
     label: str
-    first_day: str | None
-    last_day: str | None
-    data_until: str
-    hours_old: float
-    stale: bool
+    first_day: str | None = None
+    last_day: str | None = None
+    data_until: str | None = None
+    hours_old: float | None = None
+    stale: bool = False
+    failed: bool = False
+    problem: str | None = None
+    problem_since: str | None = None
 
 
 @dataclass
@@ -51,6 +58,46 @@ class Status:
             default=str,
             indent=2,
         )
+
+
+# What is known of the machines that have results or a source: summary, and the problem that the last run found, with
+# the begin of the first of the runs in a row that found one.
+MACHINES = """
+with machine_runs as (
+    select
+        cuts.machine,
+        cuts.outcome,
+        cuts.problem,
+        runs.started_at,
+        row_number() over (partition by cuts.machine order by cuts.run_id desc) as runs_ago,
+        max(cuts.run_id) filter (where cuts.problem is null) over (partition by cuts.machine) as last_good_id,
+        cuts.run_id
+    from agg.refresh_cuts as cuts
+    inner join agg.refresh_runs as runs on cuts.run_id = runs.run_id
+),
+find_problems as (
+    select
+        machine,
+        bool_or(outcome = 'failed' and problem is not null) filter (where runs_ago = 1) as has_failed,
+        max(problem) filter (where runs_ago = 1) as problem,
+        min(started_at) filter (where run_id > coalesce(last_good_id, 0)) as problem_since
+    from machine_runs
+    group by machine
+)
+select
+    coalesce(summary.machine, problems.machine),
+    coalesce(summary.label, problems.machine),
+    summary.first_day::text,
+    summary.last_day::text,
+    summary.data_until,
+    coalesce(problems.has_failed and problems.machine = any(%(machines)s), false),
+    case when problems.machine = any(%(machines)s) then problems.problem else 'has no source any more' end,
+    problems.problem_since
+from agg.machine_summary as summary
+full join find_problems as problems on summary.machine = problems.machine
+where summary.machine is not null or problems.machine = any(%(machines)s)
+order by 1
+"""
 
 
 def read_status(settings: Settings) -> Status:
@@ -123,14 +170,32 @@ def _read_last_run(connection: Any, status: Status) -> None:
 
 
 def _read_machines(connection: Any, settings: Settings, status: Status) -> None:
-    rows = connection.execute(
-        "select machine, label, first_day::text, last_day::text, data_until from agg.machine_summary order by machine"
-    ).fetchall()
-    stale = stale_machines(settings, {row[0]: row[4] for row in rows})
-    for machine, label, first_day, last_day, data_until in rows:
-        hours_old = round((_now(settings) - data_until).total_seconds() / 3600, 1)
+    rows = connection.execute(MACHINES, {"machines": list(settings.machines)}).fetchall()
+    stale = stale_machines(settings, {row[0]: row[4] for row in rows if row[4]})
+    for machine, label, first_day, last_day, data_until, failed, problem, since in rows:
+        hours_old = round((_now(settings) - data_until).total_seconds() / 3600, 1) if data_until else None
         status.machines.append(
-            MachineStatus(machine, label, first_day, last_day, data_until.isoformat(), hours_old, machine in stale)
+            MachineStatus(
+                machine,
+                label,
+                first_day,
+                last_day,
+                data_until and data_until.isoformat(),
+                hours_old,
+                machine in stale,
+                failed,
+                problem,
+                since and since.isoformat(timespec="seconds"),
+            )
+        )
+    failures = [machine for machine in status.machines if machine.failed]
+    if failures:
+        names = ", ".join(f"{machine.machine} since {machine.problem_since}" for machine in failures)
+        status.problems.append(
+            MachinesFailed(
+                f"{len(failures)} of {len(status.machines)} machines failed: {names}",
+                "the next refresh after it is mended catches up by itself; `bootstrap.py doctor` says more",
+            )
         )
     if stale:
         status.problems.append(stale_error(settings, stale))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,15 +16,19 @@ from typing import Any
 from spindle.errors import RefreshFailed
 from spindle.settings import Settings
 
-MODELS_ONLY = ("--resource-type", "seed", "--resource-type", "model")
+EXTRACT = "path:models/extract"
 
 
 @dataclass(frozen=True)
 class ModelRun:
-    """Rows that a model wrote, and its seconds."""
+    """Rows that a model wrote, its seconds, and the extracted models that it reads."""
 
     rows: int
     seconds: float
+    reads: tuple[str, ...] = ()
+
+    def __add__(self, other: ModelRun) -> ModelRun:
+        return ModelRun(self.rows + other.rows, round(self.seconds + other.seconds, 3), self.reads)
 
 
 # name of the node, how many are done, how many there are
@@ -42,50 +48,125 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def run_models(
-    settings: Settings,
-    *,
-    variables: Mapping[str, Any] | None = None,
-    options: Sequence[str] = MODELS_ONLY,
-    verbose: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, ModelRun]:
-    """Load the seeds and run every model, with these dbt vars; other options of `dbt build` choose other nodes.
+class Project:
+    """The dbt project, parsed once for several commands. A suffix builds beside the live schemas."""
 
-    Raises RefreshFailed with dbt's message of each node that failed.
-    """
-    arguments = ["build", *options]
-    arguments += ["--vars", json.dumps(variables or {}), "--target-path", str(settings.state_dir / "dbt" / "target")]
-    result = _invoke(settings, arguments, quiet=not verbose, callbacks=[_watch(progress)] if progress else [])
+    def __init__(self, settings: Settings, *, suffix: str = "", verbose: bool = False) -> None:
+        self.settings, self.suffix, self.verbose = settings, suffix, verbose
+        self._manifest: Any = None
+
+    def prepare(self, progress: Progress | None = None) -> list[str]:
+        """Load the seeds, and make the extracted models without filling them. Returns these, dependencies first."""
+        nodes = self._build(
+            ["--select", EXTRACT, "resource_type:seed", *_NO_TESTS, "--resource-type", "seed"], progress
+        )
+        return [node.node.name for node in nodes if node.node.resource_type == "model"]
+
+    def compute(self, progress: Progress | None = None) -> dict[str, ModelRun]:
+        """Compute the results of the machines in refresh_window from what was extracted, and make the views."""
+        nodes = self._build(["--exclude", EXTRACT, "resource_type:seed", *_NO_TESTS], progress)
+        parents = {node.node.name: _names(node.node.depends_on.nodes) for node in nodes}
+        stored = {node.node.name for node in nodes if node.node.config.materialized == "incremental"}
+        return {
+            node.node.name: ModelRun(
+                int(node.adapter_response.get("rows_affected", 0)),
+                round(node.execution_time, 3),
+                tuple(sorted(_extracted(node.node.name, parents, stored))),
+            )
+            for node in nodes
+            if node.node.name in stored
+        }
+
+    def test(self, progress: Progress | None = None) -> None:
+        """Run the data tests. Raises RefreshFailed that names those that failed."""
+        self._build(["--resource-type", "test"], progress)
+
+    def _build(self, options: Sequence[str], progress: Progress | None) -> list[Any]:
+        """Nodes that were run, in the order of their ends. Raises RefreshFailed with dbt's message of each failure."""
+        callbacks = [_watch(progress)] if progress else []
+        with _dbt_environment(self.settings, {"SPINDLE_EXTRACT": "later"}):
+            common = ["--target-path", str(self.settings.state_dir / "dbt" / "target")]
+            if self.suffix:
+                common += ["--vars", json.dumps({"schema_suffix": self.suffix})]
+            if self._manifest is None:
+                self._manifest = _checked(self.settings, self._invoke(["parse", *common], [])).result
+            return list(_checked(self.settings, self._invoke(["build", *options, *common], callbacks)).result.results)
+
+    def _invoke(self, arguments: list[str], callbacks: list[Callable[[Any], None]]) -> Any:
+        return _invoke(arguments, quiet=not self.verbose, callbacks=callbacks, manifest=self._manifest)
+
+
+_NO_TESTS = ("--resource-type", "model")
+
+
+def _checked(settings: Settings, result: Any) -> Any:
+    if result.success:
+        return result
     nodes = getattr(result.result, "results", [])
-    if not result.success:
-        failed = [f"{node.node.name}: {node.message}" for node in nodes if node.status in ("error", "fail")]
-        reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
-        raise RefreshFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}")
-    return {
-        node.node.name: ModelRun(int(node.adapter_response.get("rows_affected", 0)), round(node.execution_time, 3))
-        for node in nodes
-        if node.node.resource_type == "model" and node.node.config.materialized == "incremental"
-    }
+    failed = [f"{node.node.name}: {node.message}" for node in nodes if node.status in ("error", "fail")]
+    reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
+    raise RefreshFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}")
+
+
+def _names(unique_ids: Sequence[str]) -> list[str]:
+    """Names of models by dbt's ids, such as model.spindle.energy; sources and seeds have none."""
+    return [unique_id.rpartition(".")[2] for unique_id in unique_ids if unique_id.startswith("model.")]
+
+
+def _extracted(name: str, parents: Mapping[str, Sequence[str]], stored: set[str]) -> set[str]:
+    """The extracted models that a model reads by way of views: what others have stored is no log row."""
+    found: set[str] = set()
+    for parent in parents[name]:
+        if parent not in parents:
+            found.add(parent)
+        elif parent not in stored:
+            found |= _extracted(parent, parents, stored)
+    return found
 
 
 def run_any(settings: Settings, arguments: Sequence[str]) -> int:
     """Any dbt command, as typed. Returns dbt's exit code: 0 done, 1 something failed, 2 bad usage or an exception."""
-    result = _invoke(settings, list(arguments), quiet=False, callbacks=[])
+    with _dbt_environment(settings, {}):
+        result = _invoke(list(arguments), quiet=False, callbacks=[])
     return 0 if result.success else 2 if result.exception else 1
 
 
-def _invoke(settings: Settings, arguments: list[str], quiet: bool, callbacks: list[Callable[[Any], None]]) -> Any:
+def _invoke(arguments: list[str], quiet: bool, callbacks: list[Callable[[Any], None]], manifest: Any = None) -> Any:
+    """Raises KeyboardInterrupt when the user interrupted dbt: dbt itself would end as if a query had failed."""
     from dbt.cli.main import dbtRunner  # two seconds of imports: only who runs dbt pays them
 
     if quiet:
         arguments = ["--log-level", "none", "--log-level-file", "debug", *arguments]
-    with _dbt_environment(settings):
-        return dbtRunner(callbacks=callbacks).invoke(arguments)
+    with _watched_interrupt() as interrupted:
+        result = dbtRunner(manifest=manifest, callbacks=callbacks).invoke(arguments)
+    if interrupted:
+        raise KeyboardInterrupt
+    return result
 
 
 @contextmanager
-def _dbt_environment(settings: Settings) -> Iterator[None]:
+def _watched_interrupt() -> Iterator[list[int]]:
+    """The list gets the signal's number when SIGINT comes; what handled it before still does."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _dbt_environment(settings: Settings, more: Mapping[str, str]) -> Iterator[None]:
     """dbt takes project, profile and connection from the environment; it is given back as it was."""
     profiles = settings.state_dir / "dbt"
     profiles.mkdir(parents=True, exist_ok=True)
@@ -99,6 +180,7 @@ def _dbt_environment(settings: Settings) -> Iterator[None]:
         DBT_LOG_PATH=str(settings.logs),
         DBT_USE_COLORS=str(sys.stdout.isatty()),
     )
+    os.environ.update(more)
     try:
         yield
     finally:

@@ -79,17 +79,17 @@ class HistoryPlant:
             database.set_up(self.settings, self.settings.authenticator_password)
             admin.execute("set role spindle_owner")
             for (machine,) in admin.execute("delete from raw.sources returning machine").fetchall():
-                for table in database.SOURCE_TABLES:
-                    admin.execute(f"drop view raw.{machine}_{table} cascade")
+                for relation, _, _ in database.source_relations():
+                    admin.execute(f"drop view raw.{machine}_{relation} cascade")
             for table, columns in database.SOURCE_TABLES.items():
                 admin.execute(f"create table raw.{table}_of_all (machine text, {columns})")
                 key = "id" if table == "variable" else "id_var, date"
                 admin.execute(f"alter table raw.{table}_of_all add primary key (machine, {key})")
             for machine, history in self.histories.items():
-                for table, columns in database.SOURCE_TABLES.items():
+                for relation, table, columns in database.source_relations():
                     names = ", ".join(column.split()[0] for column in columns.split(", "))
                     admin.execute(
-                        f"create view raw.{machine}_{table} as"
+                        f"create view raw.{machine}_{relation} as"
                         f" select {names} from raw.{table}_of_all where machine = '{machine}'"
                     )
                 admin.execute("insert into raw.sources values (%s, 'local views')", (machine,))
@@ -155,7 +155,12 @@ class HistoryPlant:
             ],
         )
         loaded = load_settings(folder, environment(results, results) | {"STATE_DIR": str(folder / "state")})
-        return replace(with_secrets(loaded), root=folder)
+        return replace(
+            with_secrets(loaded),
+            root=folder,
+            machines=tuple(self.histories),
+            production=dict.fromkeys(self.histories, results),
+        )
 
     @staticmethod
     def _copy(admin: psycopg.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:

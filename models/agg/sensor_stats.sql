@@ -3,40 +3,38 @@
     {'columns': ['machine', 'day']},
 ]) }}
 
-with readings as (
+with reading_sums as (
 
-    select * from {{ ref('stg_numbers') }} where role = 'temperature'
+    select * from {{ ref('stg_reading_sums') }}
 
 ),
 
-keep_valid as (
+find_hours as (
 
     select
-        machine,
-        variable as sensor_name,
-        time_zone,
-        divisor,
-        {{ hour_start_ms('logged_ms', 'time_zone') }} as hour_start_ms,
-        {{ as_logged('value') }} as value
-    from readings
-    where {{ is_finite('value') }} and value <> 0
+        *,
+        {{ hour_start_ms('first_ms', 'time_zone') }} as hour_start_ms,
+        {{ as_logged('min_value') }} / divisor as first_limit,
+        {{ as_logged('max_value') }} / divisor as second_limit
+    from reading_sums
 
 ),
 
-summarize_hours as (
+sum_hours as (
 
+    -- a negative divisor makes the smallest logged value the largest reading
     select
         machine,
         sensor_name,
         time_zone,
         hour_start_ms,
-        min(value / divisor) as min_value,
-        round(avg(value) / divisor, 2) as avg_value,
-        max(value / divisor) as max_value,
-        round(stddev_samp(value) / abs(divisor), 2) as std_dev,
-        count(*) as readings_count
-    from keep_valid
-    group by machine, sensor_name, time_zone, divisor, hour_start_ms
+        min(least(first_limit, second_limit)) as min_value,
+        max(greatest(first_limit, second_limit)) as max_value,
+        sum(readings_count)::bigint as readings_count,
+        sum(sum_value) as sum_value,
+        sum(sum_squares) as sum_squares
+    from find_hours
+    group by machine, sensor_name, time_zone, hour_start_ms
 
 )
 
@@ -47,8 +45,8 @@ select
     {{ local_time('hour_start_ms', 'time_zone') }} as dt,
     {{ moment('hour_start_ms') }} as hour_started_at,
     min_value::double precision as min_value,
-    avg_value::double precision as avg_value,
+    round(sum_value / readings_count, 2)::double precision as avg_value,
     max_value::double precision as max_value,
-    std_dev::double precision as std_dev,
+    {{ sample_std_dev('readings_count', 'sum_value', 'sum_squares') }}::double precision as std_dev,
     readings_count
-from summarize_hours
+from sum_hours

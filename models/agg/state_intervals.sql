@@ -15,7 +15,7 @@ with refresh_window as (
 
 next_states as (
 
-    select * from {{ ref('stg_next_states') }}
+    select * from {{ ref('base_next_states') }}
 
 ),
 

@@ -4,74 +4,33 @@ with refresh_window as (
 
 ),
 
-numeric_signals as (
+signals as (
 
-    select * from {{ ref('stg_signals') }} where role in ('temperature', 'operation', 'program', 'load')
-
-),
-
-choose_signals as (
-
-    select
-        numeric_signals.*,
-        refresh_window.time_zone,
-        refresh_window.from_ms,
-        refresh_window.last_ms,
-        refresh_window.end_ms
-    from refresh_window
-    inner join numeric_signals on refresh_window.machine = numeric_signals.machine
+    select * from {{ ref('base_signals') }}
 
 ),
 
-read_window as (
+numbers as (
 
-    select
-        signals.*,
-        log.date as logged_ms,
-        log.value,
-        false as is_carried
-    from choose_signals as signals
-    cross join lateral raw.read_numbers(
-        signals.machine, signals.id_var, signals.from_ms, signals.last_ms
-    ) as log
-    where log.value is not null
-
-),
-
-carry_last_values as (
-
-    select
-        signals.*,
-        log.date as logged_ms,
-        log.value::real as value,
-        true as is_carried
-    from choose_signals as signals
-    cross join lateral raw.find_row(
-        signals.machine, 'variable_log_float', signals.id_var, 'before', signals.from_ms, 0,
-        {{ holds_until_next('signals.role') }}
-    ) as log
-    where signals.role <> 'temperature'
-
-),
-
-unite_rows as (
-
-    select * from read_window
-    union all
-    select * from carry_last_values
+    select * from {{ ref('base_numbers') }}
 
 )
 
 select
-    machine,
-    variable,
-    role,
-    divisor,
-    nominal_kw,
-    time_zone,
-    from_ms,
-    end_ms,
-    logged_ms,
-    value,
-    is_carried
-from unite_rows
+    refresh_window.machine,
+    signals.variable,
+    signals.role,
+    signals.divisor,
+    signals.nominal_kw,
+    refresh_window.time_zone,
+    refresh_window.from_ms,
+    refresh_window.end_ms,
+    numbers.logged_ms,
+    numbers.value,
+    numbers.is_carried
+from refresh_window
+inner join numbers on refresh_window.machine = numbers.machine
+inner join signals
+    on
+        numbers.machine = signals.machine
+        and numbers.id_var = signals.id_var

@@ -30,7 +30,6 @@ from spindle.settings import PLANT_FILE, Settings, read_fleet
 
 __all__ = ["Examination", "Finding", "MachineReport", "ResultsReport", "Severity", "examine"]
 
-AT_ONCE = 8
 PATIENCE_SECONDS = 60.0
 CLOCKS_APART_SECONDS = 60.0
 
@@ -86,7 +85,7 @@ def examine(settings: Settings, progress: Progress | None = None, patience: floa
     tell("results", 0, total)
     found = Examination(examine_results(settings, patience))
     tell("results", 1, total)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(settings.machines_at_once) as pool:
         jobs = [
             pool.submit(_examine_machine, settings, wanted, found.results, patience)
             for wanted in _wanted(settings, signals)

@@ -1,9 +1,6 @@
 with sources as (
 
     select * from {{ source('raw', 'sources') }}
-    {%- if var('machines') %}
-    where machine in ('{{ var("machines") | join("', '") }}')
-    {%- endif %}
 
 ),
 

@@ -12,7 +12,7 @@ with refresh_window as (
 
 operation_signals as (
 
-    select * from {{ ref('stg_signals') }} where role = 'operation'
+    select * from {{ ref('base_signals') }} where role = 'operation'
 
 ),
 

@@ -1,0 +1,35 @@
+"""What every kind of run does with its days: extract the machines side by side, compute them as they are ready."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spindle import extract
+from spindle.runs import Run
+from spindle.settings import Settings
+from spindle.transform import Progress, Project
+
+
+def compute(
+    settings: Settings,
+    run: Run,
+    project: Project,
+    models: Sequence[str],
+    machines: Sequence[str],
+    days: extract.Days,
+    *,
+    check: extract.Check | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Results of the machines' days. `models` is what Project.prepare returned.
+
+    A machine that fails is recorded in the run and stops no other. Raises what it failed with when all do, and
+    RefreshFailed when a model fails.
+    """
+    waves = extract.extract(
+        settings, machines, models, days, schema=f"staging{project.suffix}", check=check, progress=progress
+    )
+    for wave in waves:
+        ready = any(machine.error is None for machine in wave)
+        run.add(wave, project.compute(progress) if ready else {})
+    run.raise_failed()
