@@ -43,7 +43,8 @@ ALERT_RULES = "select 'Ó' ~* 'ó' and not 'óerror' ~* '\\merror'"
 class ResultsReport:
     """What is known of the results server; None where it could not be found out.
 
-    `clock_seconds` is its clock minus this computer's; `foreign` are the machines that it reads by foreign tables.
+    `clock_seconds` is its clock minus this computer's; `foreign` are the machines that it reads by foreign tables, none
+    when they are not those of the settings.
     """
 
     address: str
@@ -96,11 +97,13 @@ def _look(settings: Settings, report: ResultsReport, reader: Reader) -> None:
     _look_at_rights(settings, report, reader)
     if not ssl_library:
         _refuse_tls(settings, report)
-    if report.set_up:
+    if not report.set_up:
+        report.findings.note("it is not set up yet", "`bootstrap.py init` makes its schemas, roles and sources")
+    elif database.sources_differ(settings):
+        report.findings.note("machines or DB_* changed since it was set up", "the next refresh or `init` applies it")
+    else:
         rows = reader.rows("select machine from raw.sources where reached_by = 'foreign tables' order by machine")
         report.foreign = [machine for (machine,) in rows]
-    else:
-        report.findings.note("it is not set up yet", "`bootstrap.py init` makes its schemas, roles and sources")
 
 
 def _look_at_text(report: ResultsReport, reader: Reader, encoding: str) -> None:
@@ -185,7 +188,7 @@ def reach_from_results(settings: Settings, report: MachineReport, patience: floa
         report.findings.error(
             CannotConnect(
                 f"the results server cannot read the dictionary of {report.machine}: {' '.join(str(error).split())}",
-                "from here it can be read: did `bootstrap.py init` run since .env was changed,"
-                " and is the address right as seen from the results server?",
+                "from here it can be read: is the address right as seen from the results server, and open to it?"
+                " `bootstrap.py init` makes the foreign tables anew",
             )
         )
