@@ -19,8 +19,8 @@ refresh: install ## compute the days since the last refresh and check what is se
 backfill: install ## compute days again: FROM=2021-01-01 TO=2021-12-31 [MACHINE=name], all when not given
 	@$(SPINDLE) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO)) $(if $(MACHINE),--machine $(MACHINE)) $(ARGS)
 
-rebuild: install ## compute everything beside the live tables, test it, swap; deploys changed models and views
-	@$(SPINDLE) rebuild $(ARGS)
+rebuild: install ## compute everything beside the live tables, test it, swap: [MACHINE=name]; deploys changed models
+	@$(SPINDLE) rebuild $(if $(MACHINE),--machine $(MACHINE)) $(ARGS)
 
 status: install ## services, machines, freshness; the exit code says what is wrong
 	@$(SPINDLE) status $(ARGS)

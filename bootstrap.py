@@ -234,6 +234,8 @@ def serve() -> None:
     _start_database(settings)
     if not database.has_results(settings):
         raise ServiceDown("there is nothing to serve yet", "run `make demo`, or `make refresh` on your own data")
+    if not database.is_set_up(settings):  # by an older version, which had no cache
+        database.set_up(settings, settings.authenticator_password)
     _serve(settings)
     _print_urls(settings)
 

@@ -1,7 +1,7 @@
 -- Roles and schemas of the results database. Run by `bootstrap.py init` as AGG_DB_USER; safe to repeat.
 --   spindle_owner  owns everything Spindle makes; dbt works as it; no login
 --   authenticator  PostgREST's login; has no rights but to become web_anon
---   web_anon       reads the schema api, nothing else
+--   web_anon       reads the schema api, also by the functions of legacy, and nothing else
 do $$
 declare
     wanted record;

@@ -109,7 +109,7 @@ def backfill(
             progress(*steps[-1], total, total)
         verify.check_api(settings, connection, [machine for machine in machines if machine not in failed])
     if failed:
-        raise failure(failed, len(failed) + 1)
+        raise failure(failed, max(len(machines), len(failed) + 1))
     return skipped
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spindle import extract
 from spindle.runs import Run
 from spindle.settings import Settings
-from spindle.transform import Progress, Project
+from spindle.transform import ModelFailed, Progress, Project
 
 
 def compute(
@@ -30,6 +30,11 @@ def compute(
         settings, machines, models, days, schema=f"staging{project.suffix}", check=check, progress=progress
     )
     for wave in waves:
-        ready = any(machine.error is None for machine in wave)
-        run.add(wave, project.compute(progress) if ready else {})
+        run.add(wave)
+        if any(machine.error is None for machine in wave):
+            try:
+                run.add_models(wave, project.compute(progress))
+            except ModelFailed as error:
+                run.add_models(wave, error.models)
+                raise
     run.raise_failed()

@@ -79,6 +79,8 @@ def set_up(settings: Settings, authenticator_password: str) -> None:
                 admin.execute(f"set local role {OWNER}")
                 _run_file(admin, settings, "runs.sql")
                 _run_file(admin, settings, "raw.sql")
+                _run_file(admin, settings, "gateway.sql")
+                _run_file(admin, settings, "legacy.sql")
                 admin.execute("reset role")
                 _drop_sources(admin)
                 admin.execute("create temporary table logins (server text, name text, value text) on commit drop")
@@ -269,8 +271,8 @@ def drop_schemas(connection: psycopg.Connection, *suffixes: str) -> None:
 
 
 def is_set_up(settings: Settings) -> bool:
-    """Whether `set_up` ran here before."""
-    return _exists(settings, "raw.sources")
+    """Whether `set_up` ran here before, that of this version."""
+    return _exists(settings, "gateway.changes")
 
 
 def has_results(settings: Settings) -> bool:

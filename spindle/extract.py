@@ -64,11 +64,10 @@ class Extract:
     @property
     def problem(self) -> str | None:
         """What is wrong with the machine, in words."""
-        if self.error is not None:
-            return self.error.what
+        found = [self.error.what] if self.error is not None else []
         if self.absent:
-            return f"its dictionary has no variable {', '.join(self.absent)}"
-        return None
+            found.append(f"the dictionary of {self.machine} has no variable {', '.join(self.absent)}")
+        return "; ".join(found) or None
 
 
 # Called in the machine's transaction when its window is known; raises to refuse it.

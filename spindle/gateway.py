@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +20,17 @@ INCLUDE = re.compile(r"^ *\{\{include ([\w.-]+)\}\}\n", re.MULTILINE)
 PLAIN_PATH = re.compile(r"/[\w/ .+@=~()-]*")
 
 
+# What every PostgREST from 12 to 16 reads again when told to. Other changes take a new start.
+REREAD = re.compile(r"(db-(anon-role|extra-search-path|max-rows|plan-enabled|pre-request|schemas)|(jwt|openapi)-.*) =")
+
+
 @dataclass(frozen=True)
 class Written:
-    """Which of the configurations are other than before."""
+    """Which of the configurations are other than before, and whether a running PostgREST can take its one over."""
 
     nginx: bool
     postgrest: bool
+    postgrest_rereads: bool
 
 
 def gateway_dir(settings: Settings) -> Path:
@@ -42,29 +48,57 @@ def postgrest_conf(settings: Settings) -> Path:
 def write_gateway(settings: Settings, user: ServiceUser | None, authenticator_password: str) -> Written:
     """Write both configurations, readable by the service user alone."""
     nginx = write_nginx(settings, user)
-    text = render_postgrest(settings, authenticator_password)
-    return Written(nginx=nginx, postgrest=write_private(postgrest_conf(settings), text, user))
+    conf, text = postgrest_conf(settings), render_postgrest(settings, authenticator_password)
+    before = conf.read_text(encoding="utf-8") if conf.exists() else ""
+    changed = set(before.splitlines()) ^ set(text.splitlines())
+    return Written(
+        nginx=nginx,
+        postgrest=write_private(conf, text, user),
+        postgrest_rereads=all(line.startswith("#") or REREAD.match(line) for line in changed),
+    )
 
 
 def write_nginx(settings: Settings, user: ServiceUser | None) -> bool:
     """Write nginx's configuration. Tells whether it changed."""
     folder = gateway_dir(settings)
     with writing(folder):
-        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "cache").mkdir(mode=0o700, parents=True, exist_ok=True)
         own(folder, user)
     return write_private(nginx_conf(settings), render_nginx(settings), user)
 
 
 def render_nginx(settings: Settings) -> str:
-    return _render(
-        settings.root / "gateway" / "nginx.conf.template",
-        {
-            "folder": plain_path(gateway_dir(settings)),
-            "dashboard": plain_path(settings.root / "dashboard"),
-            "postgrest_socket": plain_path(_postgrest_socket(settings)),
-            "port": str(int(settings.gateway_port)),
-        },
+    template = settings.root / "gateway" / "nginx.conf.template"
+    values = {
+        "folder": plain_path(gateway_dir(settings)),
+        "dashboard": plain_path(settings.root / "dashboard"),
+        "postgrest_socket": plain_path(postgrest_socket(settings)),
+        "origin_socket": plain_path(origin_socket(settings)),
+        "port": str(int(settings.gateway_port)),
+        "serve_stale_seconds": str(round(settings.serve_stale_hours * 3600)),
+        "metrics_log": _metrics_log(settings),
+        "configuration": "",
+        "default_machine": settings.default_machine,
+    }
+    # A name of both configurations is part of each key and ETag: nothing kept outlives a changed setting.
+    both = _render(template, values) + render_postgrest(settings, authenticator_password="")
+    return _render(template, values | {"configuration": hashlib.sha256(both.encode()).hexdigest()[:8]})
+
+
+def _metrics_log(settings: Settings) -> str:
+    """A line a request for spindle.metrics, which empties the file as it reads."""
+    if settings.metrics_port is None:
+        return ""
+    fields = "$status $logged_method $request_time $body_bytes_sent :$cache_state $request_uri"
+    return (
+        f"log_format metrics '{fields}';\n    "
+        f'access_log "{plain_path(metrics_log(settings))}" metrics buffer=64k flush=1s;'
     )
+
+
+def metrics_log(settings: Settings) -> Path:
+    """Where nginx notes every request for the metrics."""
+    return gateway_dir(settings) / "requests.log"
 
 
 def written_port(settings: Settings) -> int | None:
@@ -82,7 +116,7 @@ def render_postgrest(settings: Settings, authenticator_password: str) -> str:
         settings.root / "gateway" / "postgrest.conf.template",
         {
             "db_uri": _uri(settings.results, authenticator_password),
-            "socket": plain_path(_postgrest_socket(settings)),
+            "socket": plain_path(postgrest_socket(settings)),
             "public_url": f"{settings.gateway_url}/api/v1",
         },
     )
@@ -101,7 +135,13 @@ def plain_path(path: Path) -> str:
     return str(path)
 
 
-def _postgrest_socket(settings: Settings) -> Path:
+def origin_socket(settings: Settings) -> Path:
+    """Where nginx listens for itself and for Spindle."""
+    return socket_dir(settings.state_dir) / "origin.sock"
+
+
+def postgrest_socket(settings: Settings) -> Path:
+    """Where PostgREST listens."""
     return socket_dir(settings.state_dir) / "postgrest.sock"
 
 
@@ -117,7 +157,10 @@ def _uri(results: Connection, password: str) -> str:
 
 def _render(template: Path, values: Mapping[str, str]) -> str:
     """Fill in {{name}}, and {{include file}} by that file beside it. Nginx's own $variables and braces stay."""
+    return PLACEHOLDER.sub(lambda found: values[found.group(1)], _with_includes(template))
+
+
+def _with_includes(template: Path) -> str:
     with writing(template):
         text = template.read_text(encoding="utf-8")
-        text = INCLUDE.sub(lambda found: (template.parent / found.group(1)).read_text(encoding="utf-8"), text)
-    return PLACEHOLDER.sub(lambda found: values[found.group(1)], text)
+    return INCLUDE.sub(lambda found: _with_includes(template.parent / found.group(1)), text)

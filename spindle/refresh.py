@@ -18,14 +18,15 @@ from spindle.transform import Progress, Project
 class RefreshReport:
     """What a refresh did.
 
-    `cuts` are aware times. `absent` lists signals (machine, variable) that a machine's dictionary lacks, so they have
-    no results; `failed` the machines that failed, with their errors. `unchecked` says why the API was not checked, if
-    it was not.
+    `cuts` are aware times, `machines` is how many were asked for. `absent` lists signals (machine, variable) that a
+    machine's dictionary lacks, so they have no results; `failed` the machines that failed, with their errors.
+    `unchecked` says why the API was not checked, if it was not.
     """
 
     run_id: int
     cuts: dict[str, datetime]
     records: dict[str, dict[str, int]]
+    machines: int
     absent: list[tuple[str, str]]
     failed: dict[str, SpindleError]
     unchecked: str
@@ -33,7 +34,7 @@ class RefreshReport:
     def raise_failed(self) -> None:
         """Raise MachinesFailed when some machines failed and others did not."""
         if self.failed:
-            raise failure(self.failed, len(self.failed) + 1)
+            raise failure(self.failed, self.machines)
 
 
 def refresh(
@@ -58,14 +59,16 @@ def refresh(
             models = project.prepare(progress)
             check = guards.make_check(has_results=has_results, accept_loss=accept_loss)
             compute(settings, run, project, models, settings.machines, Days(), check=check, progress=progress)
-            run.succeed()
             if not accept_loss:
-                verify.check_results(connection, before)
+                run.refuse(verify.find_losses(connection, before))
+                run.raise_failed()
+            run.succeed()
             unchecked = verify.check_api(settings, connection, run.computed)
         return RefreshReport(
             run.run_id,
             verify.read_cuts(connection),
             verify.count_records(connection),
+            len(run.extracts),
             [(extract.machine, variable) for extract in run.extracts for variable in extract.absent],
             run.failed,
             unchecked,

@@ -27,7 +27,7 @@ def only_one(connection: psycopg.Connection) -> Iterator[None]:
     taken = connection.execute("select pg_try_advisory_lock(hashtext(%s))", (LOCK,)).fetchone()
     if not (taken and taken[0]):
         raise RefreshBusy(
-            "another refresh, backfill, rebuild or dbt command is running",
+            "another refresh, backfill or rebuild is running, or a dbt command that writes",
             "wait for its end; `bootstrap.py runs` shows it",
         )
     try:
@@ -71,13 +71,16 @@ class Run:
         """The machines that did not fail."""
         return [extract.machine for extract in self.extracts if extract.error is None]
 
-    def add(self, wave: list[Extract], models: Mapping[str, ModelRun]) -> None:
-        """Machines that were extracted, and the models that were computed of them."""
+    def add(self, wave: list[Extract]) -> None:
+        """Machines that were extracted, or failed."""
         self.extracts += wave
+
+    def add_models(self, wave: list[Extract], models: Mapping[str, ModelRun]) -> None:
+        """Models that were computed of the machines of a wave."""
         for name, model in models.items():
             so_far = self.models.setdefault(name, {"rows_read": 0, "rows": 0, "seconds": 0.0})
             so_far["rows_read"] += sum(
-                extract.rows[read]
+                extract.rows.get(read, 0)
                 for extract in wave
                 if not extract.error
                 for read in model.reads
@@ -85,6 +88,11 @@ class Run:
             )
             so_far["rows"] += model.rows
             so_far["seconds"] = round(so_far["seconds"] + model.seconds, 3)
+
+    def refuse(self, errors: Mapping[str, SpindleError]) -> None:
+        """Machines that failed after they were computed."""
+        for extract in self.extracts:
+            extract.error = extract.error or errors.get(extract.machine)
 
     def raise_failed(self, *, any_failed: bool = False) -> None:
         """Raise what went wrong when all machines failed, or `any_failed` and one did."""

@@ -51,6 +51,7 @@ LOG_BYTES = 10 * 1024**2
 LOG_FILES = 5
 # A crashed service is tried again after 1, 2, 3, … seconds: over three minutes in all, then it is reported as fatal.
 START_RETRIES = 20
+DIES_WITH_PARENT = ("--death-signal", "TERM")
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,21 @@ def start_gateway(settings: Settings, authenticator_password: str) -> None:
         user = service_user(settings)
         embedded.prepare_socket_dir(settings, user)
         supervisor = _ensure_supervisor(settings)
-        _check_port(settings)
+        _check_port(settings, "GATEWAY_PORT", settings.gateway_port)
+        if settings.metrics_port:
+            _check_port(settings, "METRICS_PORT", settings.metrics_port)
         written = gateway.write_gateway(settings, user, authenticator_password)
         if written.postgrest and _state(supervisor, "postgrest").alive:
-            supervisor.stopProcess("postgrest")
+            if written.postgrest_rereads:
+                _reread_postgrest(supervisor)
+            else:
+                supervisor.stopProcess("postgrest")
         _start(supervisor, "postgrest")
         if written.nginx and _state(supervisor, "nginx").alive:
             _reread_nginx(settings, supervisor)
         _start(supervisor, "nginx")
+        if settings.metrics_port:
+            _start(supervisor, "metrics")
         _await_ready(settings, supervisor)
 
 
@@ -129,8 +137,7 @@ def reload_gateway(settings: Settings) -> None:
             raise ServiceDown("the gateway is not running", "start it with `make serve`")
         gateway.write_nginx(settings, service_user(settings))
         _reread_nginx(settings, supervisor)
-        for reread in ("USR2", "USR1"):
-            supervisor.signalProcess("postgrest", reread)
+        _reread_postgrest(supervisor)
 
 
 def stop(settings: Settings) -> None:
@@ -251,19 +258,22 @@ def _supervisor_socket(settings: Settings) -> Path:
 
 
 def _program_names(settings: Settings) -> list[str]:
-    return [*(["postgres"] if settings.embedded_results else []), "postgrest", "nginx"]
+    first = ["postgres"] if settings.embedded_results else []
+    return [*first, "postgrest", "nginx", *(["metrics"] if settings.metrics_port else [])]
 
 
 def _programs(settings: Settings, user: ServiceUser | None) -> list[Program]:
     folder = gateway.gateway_dir(settings)
+    origin_socket = gateway.origin_socket(settings)
     postgrest = [str(tools.find_postgrest(settings)), str(gateway.postgrest_conf(settings))]
     programs = [
-        Program(
-            "postgrest", [*launcher(user, "--death-signal", "TERM"), *postgrest], folder, "TERM", 10, "postgrest.log"
-        ),
+        Program("postgrest", [*launcher(user, *DIES_WITH_PARENT), *postgrest], folder, "TERM", 10, "postgrest.log"),
         Program(
             "nginx",
-            [*launcher(user, "--death-signal", "TERM", "--end-leftovers"), *_nginx_command(settings)],
+            [
+                *launcher(user, *DIES_WITH_PARENT, "--end-leftovers", "--remove-socket", str(origin_socket)),
+                *_nginx_command(settings),
+            ],
             folder,
             "QUIT",
             10,
@@ -271,6 +281,12 @@ def _programs(settings: Settings, user: ServiceUser | None) -> list[Program]:
             "nginx-error.log",
         ),
     ]
+    if settings.metrics_port:
+        options = ["--user", user.name, *(["--namespace"] if user.namespaced else [])] if user else []
+        paths = [str(gateway.metrics_log(settings)), str(gateway.postgrest_socket(settings))]
+        endpoints = sorted(view.stem for view in (settings.root / "api_views").glob("*.sql"))
+        collect = [sys.executable, "-m", "spindle.metrics", *options, str(settings.metrics_port), *paths, *endpoints]
+        programs.append(Program("metrics", collect, folder, "TERM", 10, "metrics.log"))
     if settings.embedded_results:
         # SIGINT is its fast shutdown: it does not wait for clients to leave.
         server = [*launcher(user, "--death-signal", "INT"), *embedded.server_command(settings)]
@@ -338,7 +354,7 @@ stderr_logfile_backups={LOG_FILES}
 
 
 # supervisord starts them by this and stops them in the opposite order.
-_START_ORDER = {"postgres": 10, "postgrest": 20, "nginx": 30}
+_START_ORDER = {"postgres": 10, "postgrest": 20, "nginx": 30, "metrics": 40}
 
 
 # --- waiting ---------------------------------------------------------------------------------------------
@@ -420,6 +436,12 @@ def _reread_nginx(settings: Settings, supervisor: Any) -> None:
     supervisor.signalProcess("nginx", "HUP")
 
 
+def _reread_postgrest(supervisor: Any) -> None:
+    """Its configuration, then the database's tables."""
+    for reread in ("USR2", "USR1"):
+        supervisor.signalProcess("postgrest", reread)
+
+
 def _last_lines(settings: Settings, *names: str, count: int = 8) -> str:
     """The ends of logs, for an error message."""
     parts = []
@@ -433,8 +455,7 @@ def _last_lines(settings: Settings, *names: str, count: int = 8) -> str:
 # --- processes and the port ------------------------------------------------------------------------------
 
 
-def _check_port(settings: Settings) -> None:
-    port = settings.gateway_port
+def _check_port(settings: Settings, key: str, port: int) -> None:
     if any(_listens(process, port) for process in _own_processes(settings)):
         return
     with socket.socket() as probe:
@@ -445,7 +466,7 @@ def _check_port(settings: Settings) -> None:
             what = "taken by another program" if error.errno == errno.EADDRINUSE else f"not usable: {error.strerror}"
             other = port + 1 if 1024 <= port < 65535 else 8001
             raise MachineNotReady(
-                f"port {port} is {what}", f"use another one, such as GATEWAY_PORT={other}, in .env or the environment"
+                f"port {port} is {what}", f"use another one, such as {key}={other}, in .env or the environment"
             ) from error
 
 
@@ -461,11 +482,11 @@ def _own_processes(settings: Settings) -> Iterator[psutil.Process]:
     """What runs for this state folder, orphans too: known by its working folder, never by a number in a stale file."""
     binaries = (settings.postgrest_bin or "postgrest", settings.nginx_bin or "nginx")
     names = {"postgres", *(Path(binary).name for binary in binaries)}
-    conf = str(_supervisord_conf(settings))
+    marks = {str(_supervisord_conf(settings)), "spindle.unprivileged", "spindle.metrics"}
     for process in psutil.process_iter():
         try:
             inside = Path(process.cwd()).is_relative_to(settings.state_dir)
-            if inside and (process.name() in names or {conf, "spindle.unprivileged"} & set(process.cmdline())):
+            if inside and (process.name() in names or marks & set(process.cmdline())):
                 yield process
         except psutil.Error:
             continue

@@ -24,8 +24,10 @@ PLAIN_KEYS = frozenset(
         "DEFAULT_MACHINE",
         "GATEWAY_PORT",
         "MACHINES_AT_ONCE",
+        "METRICS_PORT",
         "POSTGREST_BIN",
         "NGINX_BIN",
+        "SERVE_STALE_HOURS",
         "SOURCE_TIMEOUT_SECONDS",
         "STALE_AFTER_HOURS",
         "STATE_DIR",
@@ -82,6 +84,8 @@ class Settings:
     stale_after_hours: float = 72.0
     machines_at_once: int = 4
     source_timeout_seconds: float = 300.0
+    serve_stale_hours: float = 24.0
+    metrics_port: int | None = None
     root: Path = ROOT
 
     @property
@@ -147,6 +151,8 @@ def load_settings(root: Path = ROOT, environ: Mapping[str, str] | None = None) -
         source_timeout_seconds=_positive(
             "SOURCE_TIMEOUT_SECONDS", given.get("SOURCE_TIMEOUT_SECONDS", "300"), "seconds"
         ),
+        serve_stale_hours=_positive("SERVE_STALE_HOURS", given.get("SERVE_STALE_HOURS", "24"), "hours"),
+        metrics_port=_metrics_port(given),
     )
 
 
@@ -259,6 +265,15 @@ def _port(key: str, text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise SettingsError(f"{key}={text} is no port", "a whole number from 1 to 65535")
     return int(text)
+
+
+def _metrics_port(given: Mapping[str, str]) -> int | None:
+    if "METRICS_PORT" not in given:
+        return None
+    port = _port("METRICS_PORT", given["METRICS_PORT"])
+    if port == _port("GATEWAY_PORT", given.get("GATEWAY_PORT", "8000")):
+        raise SettingsError(f"METRICS_PORT={port} is GATEWAY_PORT", "metrics have a port of their own, such as 9464")
+    return port
 
 
 def _count(key: str, text: str, most: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from spindle import database, services
 from spindle.errors import CannotConnect, DataStale, MachinesFailed, RefreshFailed, ServiceDown, SpindleError
+from spindle.runs import is_running
 from spindle.settings import PLANT_FILE, Settings
 
 
@@ -122,6 +123,7 @@ def read_status(settings: Settings) -> Status:
 
 def read_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
     """The newest runs, newest first; `seconds` is None while one is running."""
+    windows = ("machine", "from_day", "to_day", "cut_ms", "outcome", "problem", "extract_seconds", "rows_extracted")
     names = ("run_id", "kind", "request", "started_at", "seconds", "outcome", "error", "models")
     with database.results(settings) as connection:
         rows = connection.execute(
@@ -130,17 +132,15 @@ def read_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
             (limit,),
         ).fetchall()
         cuts = connection.execute(
-            "select run_id, machine, from_day::text, to_day::text, cut_ms from agg.refresh_cuts"
-            " where run_id = any(%s) order by machine",
+            f"select run_id, {', '.join(windows)} from agg.refresh_cuts where run_id = any(%s) order by machine",
             ([row[0] for row in rows],),
         ).fetchall()
+        running = is_running(connection)
     runs = [dict(zip(names, row, strict=True)) for row in rows]
     for run in runs:
-        run["windows"] = [
-            dict(zip(("machine", "from_day", "to_day", "cut_ms"), cut[1:], strict=True))
-            for cut in cuts
-            if cut[0] == run["run_id"]
-        ]
+        if run["outcome"] == "running" and not running:
+            run |= {"outcome": "failed", "error": "ended without a word: killed, or the connection was lost"}
+        run["windows"] = [dict(zip(windows, cut[1:], strict=True)) for cut in cuts if cut[0] == run["run_id"]]
     return runs
 
 

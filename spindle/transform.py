@@ -31,6 +31,14 @@ class ModelRun:
         return ModelRun(self.rows + other.rows, round(self.seconds + other.seconds, 3), self.reads)
 
 
+class ModelFailed(RefreshFailed):
+    """Models or tests failed; `models` are those that were computed in spite of it."""
+
+    def __init__(self, what: str, advice: str, models: dict[str, ModelRun]) -> None:
+        super().__init__(what, advice)
+        self.models = models
+
+
 # name of the node, how many are done, how many there are
 Progress = Callable[[str, int, int], None]
 
@@ -63,19 +71,11 @@ class Project:
         return [node.node.name for node in nodes if node.node.resource_type == "model"]
 
     def compute(self, progress: Progress | None = None) -> dict[str, ModelRun]:
-        """Compute the results of the machines in refresh_window from what was extracted, and make the views."""
-        nodes = self._build(["--exclude", EXTRACT, "resource_type:seed", *_NO_TESTS], progress)
-        parents = {node.node.name: _names(node.node.depends_on.nodes) for node in nodes}
-        stored = {node.node.name for node in nodes if node.node.config.materialized == "incremental"}
-        return {
-            node.node.name: ModelRun(
-                int(node.adapter_response.get("rows_affected", 0)),
-                round(node.execution_time, 3),
-                tuple(sorted(_extracted(node.node.name, parents, stored))),
-            )
-            for node in nodes
-            if node.node.name in stored
-        }
+        """Compute the results of the machines in refresh_window from what was extracted, and make the views.
+
+        Raises ModelFailed, with the models that did not.
+        """
+        return _model_runs(self._build(["--exclude", EXTRACT, "resource_type:seed", *_NO_TESTS], progress))
 
     def test(self, progress: Progress | None = None) -> None:
         """Run the data tests. Raises RefreshFailed that names those that failed."""
@@ -85,7 +85,8 @@ class Project:
         """Nodes that were run, in the order of their ends. Raises RefreshFailed with dbt's message of each failure."""
         callbacks = [_watch(progress)] if progress else []
         with _dbt_environment(self.settings, {"SPINDLE_EXTRACT": "later"}):
-            common = ["--target-path", str(self.settings.state_dir / "dbt" / "target")]
+            # dbt's artifacts in JSON take a second to write, and nobody reads them here
+            common = ["--target-path", str(self.settings.state_dir / "dbt" / "target"), "--no-write-json"]
             if self.suffix:
                 common += ["--vars", json.dumps({"schema_suffix": self.suffix})]
             if self._manifest is None:
@@ -105,7 +106,23 @@ def _checked(settings: Settings, result: Any) -> Any:
     nodes = getattr(result.result, "results", [])
     failed = [f"{node.node.name}: {node.message}" for node in nodes if node.status in ("error", "fail")]
     reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
-    raise RefreshFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}")
+    computed = _model_runs([node for node in nodes if node.status == "success"])
+    raise ModelFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}", computed)
+
+
+def _model_runs(nodes: Sequence[Any]) -> dict[str, ModelRun]:
+    """What dbt says of the models that store rows."""
+    parents = {node.node.name: _names(node.node.depends_on.nodes) for node in nodes}
+    stored = {node.node.name for node in nodes if node.node.config.materialized == "incremental"}
+    return {
+        node.node.name: ModelRun(
+            int(node.adapter_response.get("rows_affected", 0)),
+            round(node.execution_time, 3),
+            tuple(sorted(_extracted(node.node.name, parents, stored))),
+        )
+        for node in nodes
+        if node.node.name in stored
+    }
 
 
 def _names(unique_ids: Sequence[str]) -> list[str]:
@@ -116,7 +133,7 @@ def _names(unique_ids: Sequence[str]) -> list[str]:
 def _extracted(name: str, parents: Mapping[str, Sequence[str]], stored: set[str]) -> set[str]:
     """The extracted models that a model reads by way of views: what others have stored is no log row."""
     found: set[str] = set()
-    for parent in parents[name]:
+    for parent in parents.get(name, ()):
         if parent not in parents:
             found.add(parent)
         elif parent not in stored:

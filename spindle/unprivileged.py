@@ -255,6 +255,14 @@ def _reaches_namespaced(user: ServiceUser, folders: Sequence[Path]) -> bool:
     return done.returncode == 0
 
 
+def drop_rights(user: str | None, namespaced: bool) -> None:
+    """What the launcher does, for a service that is Python: it goes on in the one that root could reach."""
+    parent = os.getppid()
+    if user:
+        _change_user(user, namespaced)
+    _die_with_parent(signal.SIGTERM, parent)
+
+
 # --- the launcher itself ---------------------------------------------------------------------------------
 
 
@@ -268,6 +276,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.end_leftovers:
             _end_leftovers(command[0])
+        if options.remove_socket:
+            options.remove_socket.unlink(missing_ok=True)
         if options.user:
             _change_user(options.user, options.namespace)
         if options.death_signal:
@@ -287,6 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="first end processes of the same binary in the same folder, left by a crash",
     )
+    parser.add_argument("--remove-socket", type=Path, help="first remove this socket, left by a crash: nginx would not")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     return parser
 

@@ -12,8 +12,8 @@ from urllib.request import urlopen
 
 import psycopg
 
-from spindle import services
-from spindle.errors import RefreshFailed, SettingsError
+from spindle import cache, services
+from spindle.errors import RefreshFailed, SettingsError, SpindleError
 from spindle.settings import Settings
 
 # data_status's names for the rows of each result
@@ -37,27 +37,32 @@ def count_records(connection: psycopg.Connection, schema: str = "agg") -> dict[s
     return counts
 
 
-def check_results(connection: psycopg.Connection, before: Counts) -> None:
-    """Raises RefreshFailed when counts fell or a day that has other results has no activity."""
+def find_losses(connection: psycopg.Connection, before: Counts) -> dict[str, SpindleError]:
+    """The machines whose counts fell, or that have a day with other results and no activity; each with its error."""
     now = count_records(connection)
-    fallen = [
-        f"{machine}: {name} fell from {rows} to {now.get(machine, {}).get(name, 0)}"
-        for machine, counts in before.items()
-        for name, rows in counts.items()
-        if now.get(machine, {}).get(name, 0) < rows
-    ]
-    if fallen:
-        raise RefreshFailed(
-            "results were lost: " + "; ".join(fallen),
-            "rows of these days are gone from the production log; if that is right, the next refresh will pass",
-        )
+    errors: dict[str, SpindleError] = {}
+    for machine, counts in before.items():
+        after = now.get(machine, {})
+        fallen = [
+            f"{name} from {rows} to {after.get(name, 0)}" for name, rows in counts.items() if after.get(name, 0) < rows
+        ]
+        if fallen:
+            errors[machine] = RefreshFailed(
+                f"{machine} lost results: {', '.join(fallen)}",
+                "rows of the last days are gone from its log, or a variable from its dictionary; if that is right, the"
+                " next refresh will pass; else mend it and `make backfill` these days",
+            )
     missing = connection.execute(
-        "select machine, day from agg.sensor_stats union select machine, day from agg.state_changes"
-        " except select machine, day from agg.activity order by machine, day"
+        "select machine, day::text from agg.sensor_stats union select machine, day::text from agg.state_changes"
+        " except select machine, day::text from agg.activity order by machine, day"
     ).fetchall()
-    if missing:
-        days = ", ".join(f"{machine} {day}" for machine, day in missing[:10])
-        raise RefreshFailed(f"{len(missing)} days are missing in activity: {days}", "run dbt test and look at its log")
+    for machine in {machine for machine, _ in missing} - errors.keys():
+        days = [day for owner, day in missing if owner == machine]
+        errors[machine] = RefreshFailed(
+            f"{machine} has results without activity on {len(days)} days: {', '.join(days[:10])}",
+            "run dbt test and look at its log",
+        )
+    return errors
 
 
 def read_cuts(connection: psycopg.Connection) -> dict[str, datetime]:
@@ -72,6 +77,7 @@ def check_api(settings: Settings, connection: psycopg.Connection, machines: Iter
     """
     if services.gateway_port(settings) is None:
         return "the gateway is not running, so what it serves was not checked"
+    cache.refresh_cache(settings)
     counted = count_records(connection)
     cuts = read_cuts(connection)
     for machine, cut in ((name, cuts[name]) for name in machines if name in cuts):
@@ -114,9 +120,12 @@ def get(settings: Settings, path: str, **filters: str) -> Any:
     url = f"{settings.gateway_url}/api/v1/{path}?{urlencode(filters)}"
     try:
         with urlopen(url, timeout=30) as answer:
-            return json.load(answer)
+            found, stale = json.load(answer), answer.headers["X-Cache"] == "STALE"
     except HTTPError as error:
         body = error.read(2000).decode(errors="replace")
         raise RefreshFailed(f"{url} answered {error.code}: {body}", f"look at {settings.logs}") from error
     except (URLError, OSError, ValueError) as error:
         raise RefreshFailed(f"{url} does not answer: {error}", "`bootstrap.py status` says what is down") from error
+    if stale:
+        raise RefreshFailed(f"{url} has only a stale answer", "`bootstrap.py status` says what is down")
+    return found

@@ -131,6 +131,18 @@ def spindle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spindle]:
 
 
 @pytest.fixture(scope="session")
+def expendable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spindle]:
+    """Another one, small, with metrics: its log may be changed, its results refreshed, its services stopped."""
+    settings = {"METRICS_PORT": str(free_port())}
+    running = Spindle(tmp_path_factory.mktemp("expendable") / "state", settings)
+    try:
+        running.run("demo", "--days", "4", "--rows-per-day", "3000", "--until", "2026-03-31T15:17:42")
+        yield running
+    finally:
+        running.run("stop", exit_code=None)
+
+
+@pytest.fixture(scope="session")
 def machine_databases(spindle: Spindle) -> dict[str, str]:
     """Connection strings of the machines' production databases, as a user who may write."""
     databases: dict[str, str] = spindle.info["machines"]

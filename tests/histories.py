@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -16,7 +16,7 @@ import psycopg
 
 from spindle import database
 from spindle.secrets import with_secrets
-from spindle.settings import Connection, Settings, load_settings
+from spindle.settings import Connection, load_settings
 from tests import oracle
 from tests.conftest import ROOT
 from tests.small_plant import environment
@@ -64,12 +64,63 @@ def random_histories(seed: int, how_many: int) -> list[oracle.MachineLog]:
     return histories
 
 
-class HistoryPlant:
-    """Many machines whose logs are views of common local tables, and a copy of the project with their seeds."""
+class ComparedPlant:
+    """Machines with histories, a copy of the project with their seeds, and what the oracle says of its results."""
+
+    def __init__(
+        self,
+        results: Connection,
+        folder: Path,
+        histories: Iterable[oracle.MachineLog],
+        production: Callable[[oracle.MachineLog], Connection],
+    ) -> None:
+        """`production` says where the log of a machine is."""
+        self.histories = {history.machine: history for history in histories}
+        write_project(folder, self.histories.values())
+        loaded = load_settings(folder, environment(results, results) | {"STATE_DIR": str(folder / "state")})
+        self.settings = replace(
+            with_secrets(loaded),
+            root=folder,
+            results=results,
+            machines=tuple(self.histories),
+            production={machine: production(history) for machine, history in self.histories.items()},
+        )
+
+    def computed(self, table: str) -> dict[str, list[tuple[Any, ...]]]:
+        """Rows of a table of agg by machine, in the order of the oracle's columns, comparable."""
+        found: dict[str, list[tuple[Any, ...]]] = {machine: [] for machine in self.histories}
+        with psycopg.connect(**self.settings.results.parameters()) as connection:
+            connection.execute("set timezone = 'UTC'")
+            for machine, *row in connection.execute(f"select machine, {COMPARED[table][0]} from agg.{table}"):
+                found[machine].append(tuple(map(comparable, row)))
+        return {machine: sorted(rows, key=repr) for machine, rows in found.items()}
+
+    def differences(self, logs: dict[str, oracle.MachineLog], rules: list[oracle.Rule]) -> list[str]:
+        """What the models computed other than the oracle does from `logs`; each line names machine and result."""
+        expected = {machine: oracle.compute(log, rules) for machine, log in logs.items()}
+        lines = []
+        for table, (_, names) in COMPARED.items():
+            computed = self.computed(table)
+            for machine, results in expected.items():
+                wanted = sorted(
+                    (
+                        tuple(comparable(getattr(row, name)) for name in names.split(", "))
+                        for row in getattr(results, table)
+                    ),
+                    key=repr,
+                )
+                if computed[machine] != wanted:
+                    missing = [row for row in wanted if row not in computed[machine]]
+                    extra = [row for row in computed[machine] if row not in wanted]
+                    lines.append(f"{machine} {table}: missing {missing[:3]}, extra {extra[:3]}")
+        return lines
+
+
+class HistoryPlant(ComparedPlant):
+    """Many machines whose logs are views of common local tables."""
 
     def __init__(self, results: Connection, folder: Path, histories: Iterable[oracle.MachineLog]) -> None:
-        self.histories = {history.machine: history for history in histories}
-        self.settings = self._settings(results, folder)
+        super().__init__(results, folder, histories, lambda _: results)
         with psycopg.connect(**results.parameters(), autocommit=True) as admin:
             admin.execute(
                 "create table variable (id int, name text, datatype text);"
@@ -104,69 +155,36 @@ class HistoryPlant:
                 self._copy(admin, table, rows)
                 admin.execute(f"analyze raw.{table}_of_all")
 
-    def computed(self, table: str) -> dict[str, list[tuple[Any, ...]]]:
-        """Rows of a table of agg by machine, in the order of the oracle's columns, comparable."""
-        found: dict[str, list[tuple[Any, ...]]] = {machine: [] for machine in self.histories}
-        with psycopg.connect(**self.settings.results.parameters()) as connection:
-            connection.execute("set timezone = 'UTC'")
-            for machine, *row in connection.execute(f"select machine, {COMPARED[table][0]} from agg.{table}"):
-                found[machine].append(tuple(map(comparable, row)))
-        return {machine: sorted(rows, key=repr) for machine, rows in found.items()}
-
-    def differences(self, logs: dict[str, oracle.MachineLog], rules: list[oracle.Rule]) -> list[str]:
-        """What the models computed other than the oracle does from `logs`; each line names machine and result."""
-        expected = {machine: oracle.compute(log, rules) for machine, log in logs.items()}
-        lines = []
-        for table, (_, names) in COMPARED.items():
-            computed = self.computed(table)
-            for machine, results in expected.items():
-                wanted = sorted(
-                    (
-                        tuple(comparable(getattr(row, name)) for name in names.split(", "))
-                        for row in getattr(results, table)
-                    ),
-                    key=repr,
-                )
-                if computed[machine] != wanted:
-                    missing = [row for row in wanted if row not in computed[machine]]
-                    extra = [row for row in computed[machine] if row not in wanted]
-                    lines.append(f"{machine} {table}: missing {missing[:3]}, extra {extra[:3]}")
-        return lines
-
-    def _settings(self, results: Connection, folder: Path) -> Settings:
-        folder.mkdir()
-        for name in PROJECT:
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, folder / name)
-            elif (ROOT / name).exists():
-                shutil.copyfile(ROOT / name, folder / name)
-        write_csv(
-            folder / "seeds" / "machine_config.csv",
-            ["machine", "label", "database", "time_zone", "first_day"],
-            [[name, name, "", history.time_zone, ""] for name, history in self.histories.items()],
-        )
-        write_csv(
-            folder / "seeds" / "signal_config.csv",
-            ["machine", "role", "variable", "divisor", "nominal_kw", "label"],
-            [
-                [machine, signal.role, signal.variable, signal.divisor, signal.nominal_kw or "", signal.variable]
-                for machine in self.histories
-                for signal in SIGNALS
-            ],
-        )
-        loaded = load_settings(folder, environment(results, results) | {"STATE_DIR": str(folder / "state")})
-        return replace(
-            with_secrets(loaded),
-            root=folder,
-            machines=tuple(self.histories),
-            production=dict.fromkeys(self.histories, results),
-        )
-
     @staticmethod
     def _copy(admin: psycopg.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
         with admin.cursor() as cursor, cursor.copy(f"copy raw.{table}_of_all from stdin") as copy:
             for row in rows:
                 copy.write_row(row)
+
+
+def write_project(folder: Path, histories: Iterable[oracle.MachineLog]) -> None:
+    """A copy of the project with seeds for these machines."""
+    folder.mkdir()
+    for name in PROJECT:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name)
+        elif (ROOT / name).exists():
+            shutil.copyfile(ROOT / name, folder / name)
+    histories = list(histories)
+    write_csv(
+        folder / "seeds" / "machine_config.csv",
+        ["machine", "label", "database", "time_zone", "first_day"],
+        [[history.machine, history.machine, "", history.time_zone, ""] for history in histories],
+    )
+    write_csv(
+        folder / "seeds" / "signal_config.csv",
+        ["machine", "role", "variable", "divisor", "nominal_kw", "label"],
+        [
+            [history.machine, signal.role, signal.variable, signal.divisor, signal.nominal_kw or "", signal.variable]
+            for history in histories
+            for signal in SIGNALS
+        ],
+    )
 
 
 def comparable(value: Any) -> Any:

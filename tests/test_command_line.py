@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from spindle import refresh
+from spindle import refresh, runs
 from spindle.errors import RefreshFailed
 from spindle.settings import load_settings
 from tests.conftest import Spindle
@@ -93,7 +93,7 @@ def test_stale_data_ends_with_4(spindle: Spindle) -> None:
 
 
 def test_a_running_refresh_ends_the_second_one_with_6(spindle: Spindle, results: psycopg.Connection) -> None:
-    results.execute("select pg_advisory_lock(hashtext(%s))", (refresh.LOCK,))
+    results.execute("select pg_advisory_lock(hashtext(%s))", (runs.LOCK,))
     assert "another refresh, backfill or rebuild is running" in spindle.run("refresh", exit_code=6).stderr
 
 

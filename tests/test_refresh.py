@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from spindle import database, refresh
+from spindle import database
 from spindle.errors import CannotConnect, RefreshBusy, RefreshFailed
+from spindle.runs import LOCK
 from spindle.settings import Connection
 from tests.conftest import Spindle
 from tests.small_plant import ALARMS, LOAD, OPERATION, POSITION, PROGRAM, TEMPERATURE, SmallPlant, at
@@ -149,7 +150,7 @@ def test_a_failing_model_leaves_the_old_results(plant: SmallPlant) -> None:
 
 def test_a_second_refresh_leaves_with_a_message(plant: SmallPlant) -> None:
     with database.results(plant.settings) as other:
-        other.execute("select pg_advisory_lock(hashtext(%s))", (refresh.LOCK,))
+        other.execute("select pg_advisory_lock(hashtext(%s))", (LOCK,))
         runs = plant.read("select count(*) from agg.refresh_runs")
         with pytest.raises(RefreshBusy, match="another refresh"):
             plant.refresh()

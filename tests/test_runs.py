@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
+from spindle import database
 from spindle.backfill import Request, backfill, make_request
 from spindle.errors import RefreshFailed, SettingsError
 from spindle.rebuild import rebuild
 from spindle.refresh import refresh
+from spindle.runs import only_one
 from spindle.settings import Connection
 from tests.conftest import ROOT, Spindle, thorough
 from tests.histories import PROJECT
@@ -103,6 +105,11 @@ def test_a_refresh_is_recorded(plant: Plant) -> None:
         [(rows,)] = plant.read(f"select count(*) from agg.{table}")
         assert models[table]["rows"] == rows > 0
         assert 0 < models[table]["seconds"] < seconds
+    [(extracted,)] = plant.read("select rows_extracted from agg.refresh_cuts")
+    assert extracted["base_numbers"] == 20, "operation, program and load of four days, no other variable"
+    assert models["energy"]["rows_read"] == extracted["base_numbers"]
+    assert models["alerts"]["rows_read"] == extracted["base_texts"] == 8
+    assert models["sensor_stats"]["rows_read"] == extracted["base_reading_sums"] == 4
     assert plant.read("select machine, to_day::text, end_ms, oldest_ms, cut_ms from agg.refresh_cuts") == [
         ("branosera", "9999-12-31", at(LAST_ROW), at("2026-03-02 06:00:00"), at(LAST_ROW))
     ]
@@ -120,6 +127,13 @@ def test_a_failed_refresh_is_recorded(plant: Plant) -> None:
     assert "broken" in error
     assert plant.read("select finished_at is not null from agg.refresh_runs where outcome = 'failed'") == [(True,)]
     assert plant.read(REFRESHED) == [(before[0][0], False)]
+    [(models, outcome, read)] = plant.read(
+        "select models, cuts.outcome, rows_extracted ->> 'base_numbers' from agg.refresh_runs"
+        " inner join agg.refresh_cuts as cuts using (run_id) order by run_id desc limit 1"
+    )
+    assert "energy" not in models
+    assert models["activity"]["rows"] > 0, "what was computed in spite of it"
+    assert (outcome, int(read) > 0) == ("failed", True)
 
 
 def test_a_backfill_of_past_days_does_not_hide_a_failed_refresh(plant: Plant) -> None:
@@ -172,14 +186,54 @@ def test_runs_are_shown(plant: Plant) -> None:
         ("backfill", "failed"),
         ("rebuild", "succeeded"),
     ]
-    assert found[0]["windows"] == [
-        {"machine": "branosera", "from_day": "2026-03-02", "to_day": "2026-03-05", "cut_ms": at(LAST_ROW)}
-    ]
+    [window] = found[0]["windows"]
+    assert window["rows_extracted"]["base_numbers"] > 0
+    expected = {"machine": "branosera", "from_day": "2026-03-02", "to_day": "2026-03-05", "cut_ms": at(LAST_ROW)}
+    assert window.items() >= (expected | {"outcome": "succeeded", "problem": None}).items()
     assert found[0]["models"]["energy"]["rows"] > 0
     assert found[0]["seconds"] > 0
     assert "energy" in found[1]["error"]
     table = plant.tool.run("runs").stdout
     assert all(word in table for word in ("backfill", "refresh", "rebuild", "failed", "2026-03-02 to 2026-03-05"))
+
+
+def test_a_killed_run_is_not_shown_as_running(plant: Plant) -> None:
+    """Its lock is gone; while somebody holds the lock it may be that run."""
+    plant.change("insert into agg.refresh_runs (kind) values ('refresh')")
+    try:
+        shown = json.loads(plant.tool.run("runs", "--json", "--limit", "1").stdout)[0]
+        assert (shown["outcome"], "killed" in shown["error"]) == ("failed", True)
+        with database.results(plant.settings) as other, only_one(other):
+            assert json.loads(plant.tool.run("runs", "--json", "--limit", "1").stdout)[0]["outcome"] == "running"
+    finally:
+        plant.change("delete from agg.refresh_runs where outcome = 'running'")
+
+
+def test_ctrl_c_inside_dbt_ends_with_130(plant: Plant) -> None:
+    """A reader holds the table, so that dbt surely waits when the signal comes; the run is recorded."""
+    with plant.log() as reader:
+        reader.execute("begin; lock table agg.energy in access exclusive mode")
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "bootstrap.py"), "refresh"],
+            cwd=ROOT,
+            env=plant.tool.environment,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        waiting = "select count(*) from pg_locks where not granted and relation = 'agg.energy'::regclass"
+        while plant.read(waiting) == [(0,)]:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1)
+        reader.execute("rollback")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert plant.runs("outcome, error", 1) == [("failed", "KeyboardInterrupt: ")]
+    refresh(plant.settings)
 
 
 def test_an_error_with_brackets_is_shown_as_it_is(plant: Plant) -> None:
@@ -283,9 +337,9 @@ def test_a_new_time_zone_asks_for_a_rebuild(plant: Plant) -> None:
                 RefreshFailed, match="time zone of branosera changed from UTC to Asia/Kolkata"
             ) as caught:
                 run()
-            assert "rebuild" in str(caught.value)
+            assert "make rebuild MACHINE=branosera" in str(caught.value)
         assert plant.contents() == before
-        rebuild(plant.settings)
+        rebuild(plant.settings, ["branosera"])
         assert plant.read("select min(dt)::text from agg.sensor_stats") == [("2026-03-02 12:00:00",)]
         refresh(plant.settings)
     finally:
@@ -395,3 +449,16 @@ def with_broken_energy(plant: Plant, run: Callable[[], object]) -> None:
             run()
     finally:
         plant.change("alter table agg.energy drop constraint broken")
+
+
+def test_a_machine_that_is_gone_is_forgotten_when_told(plant: Plant) -> None:
+    """A machine with a source is not, nor one that nobody knows."""
+    plant.tool.run("forget", "branosera", "--yes", exit_code=2)
+    assert "no results of a machine nowhere" in plant.tool.run("forget", "nowhere", "--yes", exit_code=2).stderr
+    before = plant.contents()
+    plant.change(
+        "insert into agg.activity select 'gone', day, state_running, state_planned_down, running_percentage,"
+        " down_percentage from agg.activity where machine = 'branosera'"
+    )
+    assert "removed 4 results of gone" in plant.tool.run("forget", "gone", "--yes").stdout
+    assert plant.contents() == before

@@ -31,15 +31,10 @@ PASSWORD = "p'a\\ss \"w$rd%{{x}}"
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 SCRATCH_API = """
-create role web_anon nologin;
-create role authenticator login noinherit;
-grant web_anon to authenticator;
-create schema api;
 create table api.machines (machine text);
 insert into api.machines values ('branosera'), ('tamesa');
 create table api.data_status (machine text, sensor_records int);
 insert into api.data_status values ('branosera', 1), ('tamesa', 2), (null, 3);
-grant usage on schema api to web_anon;
 grant select on all tables in schema api to web_anon;
 """
 
@@ -81,7 +76,12 @@ def fill(settings: Settings) -> None:
     with psycopg.connect(anywhere.public(), autocommit=True) as connection:
         connection.execute("create database spindle")
     with psycopg.connect(settings.results.public(), autocommit=True) as connection:
+        connection.execute((settings.root / "setup" / "roles.sql").read_text(encoding="utf-8"))
+        connection.execute("set role spindle_owner")
+        for name in ("runs.sql", "gateway.sql"):
+            connection.execute((settings.root / "setup" / name).read_text(encoding="utf-8"))
         connection.execute(SCRATCH_API)
+        connection.execute("reset role")
         connection.execute(
             psycopg.sql.SQL("alter role authenticator password {}").format(psycopg.sql.Literal(PASSWORD))
         )
@@ -274,8 +274,8 @@ def test_readiness_says_what_is_wrong(running: Settings) -> None:
     supervisor.stopProcess("postgrest")
     answer = get(f"{running.gateway_url}/health/ready")
     assert (answer.status, answer.json()) == (503, {"status": "not ready", "reason": "PostgREST does not answer"})
-    gone = get(f"{running.gateway_url}/api/v1/machines")
-    assert (gone.status, gone.json()["code"]) == (502, "GW502")
+    gone = get(f"{running.gateway_url}/api/v1/machines?machine=eq.never-asked")
+    assert (gone.status, gone.json()["code"]) == (503, "GW503")
     assert {s.name: s.state for s in services.service_states(running)}["postgrest"] == "stopped"
     assert get(f"{running.gateway_url}/health/live").status == 200
 

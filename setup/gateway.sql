@@ -1,0 +1,112 @@
+-- What the gateway asks the database, through PostgREST but never for a client: which results are served now, and how
+-- the runs went. Run by `bootstrap.py init` as spindle_owner; safe to repeat.
+create schema if not exists gateway;
+
+-- dbt says here when it begins and ends (dbt_project.yml), also when it is run by hand.
+create table if not exists gateway.changes (
+    only_row boolean primary key default true check (only_row),
+    -- another database, or this one made anew, never has the same generation
+    installation uuid not null default gen_random_uuid(),
+    number bigint not null default 0,
+    going_on boolean not null default false,
+    ended_at timestamptz
+);
+insert into gateway.changes default values on conflict do nothing;
+
+create or replace function gateway.begin_change()
+returns void
+language sql as $$
+    update gateway.changes set number = number + 1, going_on = true
+$$;
+
+create or replace function gateway.end_change()
+returns void
+language sql as $$
+    update gateway.changes set number = number + 1, going_on = false, ended_at = clock_timestamp()
+$$;
+
+-- The generation of the results: the same text means the same answers. While results are being computed, or a run was
+-- killed, it is another one every second, so that no answer outlives what was committed since.
+create or replace function gateway.generation()
+returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+declare
+    generation text;
+    going_on boolean;
+    changed_at timestamptz;
+begin
+    select
+        left(md5(concat_ws(
+            ' ', changes.installation, changes.number, last_run.run_id, last_run.outcome, last_run.finished_at
+        )), 16),
+        changes.going_on or last_run.outcome is not distinct from 'running',
+        greatest(changes.ended_at, last_run.finished_at)
+    into generation, going_on, changed_at
+    from gateway.changes
+    left join lateral (
+        select run_id, outcome, finished_at from agg.refresh_runs order by run_id desc limit 1
+    ) as last_run on true;
+    if going_on then
+        generation := generation || '-' || floor(extract(epoch from clock_timestamp()));
+        changed_at := null;
+    end if;
+    perform set_config('response.headers', jsonb_build_array(
+        jsonb_build_object('X-Generation', generation),
+        jsonb_build_object('X-Changed-At', coalesce(
+            to_char(changed_at at time zone 'UTC', 'Dy, DD Mon YYYY HH24:MI:SS "GMT"'), ''
+        ))
+    )::text, true);
+    return jsonb_build_object('generation', generation, 'changed_at', changed_at);
+end
+$$;
+
+-- The runs as metrics need them; times are seconds since 1970.
+create or replace function gateway.run_metrics()
+returns jsonb
+language sql stable security definer set search_path = '' as $$
+    with refreshes as (
+        -- a backfill of past days says nothing of how fresh the results are
+        select * from agg.refresh_runs where kind <> 'backfill' and outcome <> 'running'
+    ),
+
+    find_good_cuts as (
+        -- a run may have succeeded for some machines only
+        select run_id, machine, cut_ms, extract(epoch from finished_at) as finished_at
+        from refreshes
+        inner join agg.refresh_cuts using (run_id)
+        where refreshes.outcome <> 'failed' and coalesce(to_jsonb(refresh_cuts) ->> 'outcome', 'succeeded') = 'succeeded'
+    ),
+
+    find_machines as (
+        select
+            machine,
+            (array_agg(cut_ms / 1000.0 order by run_id desc))[1] as data_until,
+            max(finished_at) as refreshed_at,
+            max(run_id) = (select max(run_id) from refreshes) as succeeded
+        from find_good_cuts
+        group by machine
+    ),
+
+    count_runs as (
+        select
+            kind,
+            outcome,
+            count(*) as runs,
+            extract(epoch from max(finished_at)) as last_finished_at,
+            (array_agg(extract(epoch from finished_at - started_at) order by run_id desc))[1] as last_seconds
+        from agg.refresh_runs
+        where outcome <> 'running'
+        group by kind, outcome
+    )
+
+    select jsonb_build_object(
+        'machines', coalesce((select jsonb_agg(to_jsonb(find_machines) order by machine) from find_machines), '[]'),
+        'runs', coalesce((select jsonb_agg(to_jsonb(count_runs) order by kind, outcome) from count_runs), '[]')
+    )
+$$;
+
+-- Who may read the API may learn its generation, and nobody else: the gateway lets a request pass if this answers.
+revoke execute on all functions in schema gateway from public;
+grant usage on schema gateway to web_anon;
+grant execute on function gateway.generation() to web_anon;
+grant execute on function gateway.run_metrics() to web_anon;

@@ -1,0 +1,36 @@
+"""The gateway's cache, told that there are new results."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from contextlib import closing
+
+from spindle import gateway, services
+from spindle.settings import Settings
+from spindle.unix_http import UnixConnection
+
+# A look that began before the run's end may still be under way and would put back what it saw: look again after it.
+SECOND_LOOK_SECONDS = 0.05
+
+
+def refresh_cache(settings: Settings) -> bool:
+    """Let the gateway look at once which generation of results is served; by itself it does within two seconds.
+
+    For the end of a run, after its last commit. From the return on no older answer is served, unless it says so.
+    Returns False when the gateway is not running or has no answer: nothing is wrong with the run then.
+    """
+    if services.gateway_port(settings) is None:
+        return False
+    looked = _look(settings)
+    time.sleep(SECOND_LOOK_SECONDS)
+    return _look(settings) and looked
+
+
+def _look(settings: Settings) -> bool:
+    with closing(UnixConnection(gateway.origin_socket(settings))) as connection:
+        try:
+            connection.request("GET", "/gateway/renewed")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
