@@ -312,6 +312,10 @@ WARNINGS = {
         f"insert into variable_log_float values (1, {NOW_MS} + 86400000, 0)",
         "the newest log row, .* is in the future",
     ),
+    "in no calendar": (
+        "insert into variable_log_float values (1, 900000000000000000, 0)",
+        "the newest log row, 9999-12-31 .* is in the future",
+    ),
     "before there were machines": (
         "insert into variable_log_float values (1, 0, 0)",
         "the oldest log row is of 1970-01-01.* first_day",

@@ -58,9 +58,7 @@ class Examination:
 
     def as_json(self) -> str:
         def shown(report: MachineReport | ResultsReport) -> dict[str, object]:
-            values = asdict(report)
-            del values["findings"]
-            return values
+            return {name: value for name, value in vars(report).items() if name != "findings"}
 
         document = {
             "ok": self.exit_code == 0,

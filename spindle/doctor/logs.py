@@ -90,22 +90,22 @@ class LogExamination:
         if not times:
             self.findings.warn("nothing is logged", "is it the right database?")
             return
-        self.report.oldest = _moment(min(oldest for oldest, _ in times))
+        self.report.oldest = oldest = _moment(min(oldest for oldest, _ in times))
         self.report.newest = newest = _moment(max(newest for _, newest in times))
         now = datetime.now(timezone.utc) + timedelta(seconds=self.report.clock_seconds or 0)
-        if newest and newest > now + FUTURE:
+        if newest > now + FUTURE:
             self.findings.warn(
                 f"the newest log row, {newest:%Y-%m-%d %H:%M:%S} UTC, is in the future",
                 "the logger's clock is wrong, or its times are not UTC; a state that goes on is computed up to there",
             )
-        elif newest and (now - newest).total_seconds() / 3600 > self.wanted.stale_after_hours:
+        elif (now - newest).total_seconds() / 3600 > self.wanted.stale_after_hours:
             self.findings.warn(
                 f"the newest log row is of {newest:%Y-%m-%d %H:%M:%S} UTC",
                 "is the machine off, or its logger? STALE_AFTER_HOURS sets from when on a refresh says so",
             )
-        if self.report.oldest and self.report.oldest < EARLIEST and self.wanted.first_day is None:
+        if oldest < EARLIEST and self.wanted.first_day is None:
             self.findings.warn(
-                f"the oldest log row is of {self.report.oldest:%Y-%m-%d}",
+                f"the oldest log row is of {oldest:%Y-%m-%d}",
                 "a clock that was not set? first_day in seeds/machine_config.csv leaves such rows out",
             )
 
@@ -259,8 +259,9 @@ class _Rate:
         return round(self.rows / self.seconds) if self.rows and self.seconds > 0 else None
 
 
-def _moment(milliseconds: int) -> datetime | None:
+def _moment(milliseconds: int) -> datetime:
+    """A bigint holds times that no calendar has: those are the last or first of the calendar."""
     try:
         return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=milliseconds)
     except OverflowError:
-        return None
+        return (datetime.max if milliseconds > 0 else datetime.min).replace(tzinfo=timezone.utc)
