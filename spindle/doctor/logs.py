@@ -192,7 +192,8 @@ class LogExamination:
         logged = [(id_var, log) for id_var, log in named if id_var in self.bounds.get(log, {})]
         if not logged:
             return
-        scanned, sent = _Rate(), _Rate()
+        round_trip = (self.report.round_trip_ms or 0) / 1000
+        scanned, sent = _Rate(round_trip), _Rate(round_trip)
         began, limit = time.monotonic(), SAMPLE_ROWS[0]
         unread = {(id_var, log): self.bounds[log][id_var][1] for id_var, log in logged}
         while unread:
@@ -243,16 +244,18 @@ class LogExamination:
 
 
 class _Rate:
-    """Rows over the seconds that they took; use it with `with`."""
+    """Rows over the seconds that they took, without the way there and back, which a long statement has once only; use
+    it with `with`."""
 
-    def __init__(self) -> None:
-        self.rows, self.seconds = 0, 0.0
+    def __init__(self, round_trip: float) -> None:
+        self.round_trip, self.rows, self.seconds = round_trip, 0, 0.0
 
     def __enter__(self) -> None:
-        self.seconds -= time.monotonic()
+        self.began = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.monotonic()
+        taken = time.monotonic() - self.began
+        self.seconds += max(taken - self.round_trip, taken / 10)  # a quick answer may have been quicker than most
 
     @property
     def per_second(self) -> int | None:
