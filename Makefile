@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 SPINDLE := $(PY) bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo refresh backfill rebuild status serve stop test lint docs clean install lock bench
+.PHONY: help demo refresh backfill rebuild status doctor serve stop test lint docs clean install lock bench
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ rebuild: install ## compute everything beside the live tables, test it, swap: [M
 
 status: install ## services, machines, freshness; the exit code says what is wrong
 	@$(SPINDLE) status $(ARGS)
+
+doctor: install ## look at all databases, say what is wrong there and what to do about it
+	@$(SPINDLE) doctor $(ARGS)
 
 serve: install ## start what is not running
 	@$(SPINDLE) serve

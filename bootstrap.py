@@ -11,12 +11,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Optional
 
 import psycopg
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -31,6 +32,7 @@ from rich.table import Table
 
 from spindle import backfill as backfilling
 from spindle import database, demo, services, status, transform
+from spindle import doctor as doctors
 from spindle import forget as forgetting
 from spindle import rebuild as rebuilding
 from spindle import refresh as refreshing
@@ -213,6 +215,19 @@ def show_status(as_json: Json = False) -> None:
 
 
 @app.command()
+def doctor(as_json: Json = False) -> None:
+    """Connect to all databases, say what is wrong there and what to do. Changes nothing; warnings alone end with 0."""
+    settings = with_secrets(load_settings())
+    with nullcontext(None) if as_json else _bar("look at the databases", "databases") as advance:
+        found = doctors.examine(settings, advance)
+    if as_json:
+        print(found.as_json())
+    else:
+        _print_examination(found)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
 def serve() -> None:
     """Start what is not running: the embedded database, PostgREST, the gateway. Returns when it answers."""
     settings = with_secrets(load_settings())
@@ -360,6 +375,34 @@ def _print_status(found: status.Status) -> None:
         out.print(f"last refresh: {run['outcome']}, {run['finished_at'] or run['started_at']:%Y-%m-%d %H:%M:%S} UTC")
     for error in found.problems:
         err.print(f"[red]problem:[/] {escape(str(error))}")
+
+
+def _print_examination(found: doctors.Examination) -> None:
+    machines = Table("machine", "server", "ms", "rows", "size", "newest row (UTC)", "backfill")
+    for machine in found.machines:
+        machines.add_row(
+            machine.machine,
+            f"{machine.version}{', TLS' * bool(machine.tls)}" if machine.version else "[red]no answer[/]",
+            "" if machine.round_trip_ms is None else f"{machine.round_trip_ms:g}",
+            "" if machine.rows is None else f"{machine.rows:,}",
+            "" if machine.bytes is None else decimal(machine.bytes),
+            str(machine.newest or "")[:16],
+            "" if machine.backfill_seconds is None else _about(machine.backfill_seconds),
+        )
+    out.print(machines)
+    out.print(f"results: PostgreSQL {found.results.version or '[red]no answer[/]'}, {found.results.address}")
+    colours = {"error": "red", "warning": "yellow", "note": "blue"}
+    for finding in found.findings:
+        colour = colours[finding.severity.value]
+        out.print(f"[{colour}]{finding.severity.value}[/] {finding.where}: {escape(finding.what)}")
+        if finding.advice:
+            out.print(f"  {finding.advice}", markup=False)
+    if not found.findings:
+        out.print("[green]nothing to say[/]")
+
+
+def _about(seconds: float) -> str:
+    return str(timedelta(seconds=max(1, round(seconds))))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from spindle import database
+from spindle import cache, database
 from spindle.errors import SettingsError
 from spindle.runs import only_one
 from spindle.settings import Settings
@@ -33,4 +33,6 @@ def forget(settings: Settings, machine: str) -> int:
             raise SettingsError(
                 f"there are no results of a machine {machine}", f"known: {', '.join(name for (name,) in known)}"
             )
+        connection.execute("select gateway.end_change()")
+    cache.refresh_cache(settings)
     return rows

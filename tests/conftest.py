@@ -49,11 +49,12 @@ class Answer:
 
 @dataclass
 class Spindle:
-    """A Spindle with a state folder, port and settings of its own; the code is this checkout's."""
+    """A Spindle with a state folder, port and settings of its own; the code is that of the checkout at `root`."""
 
     state_dir: Path
     settings: dict[str, str] = field(default_factory=dict)
     port: int = 0
+    root: Path = ROOT
 
     def __post_init__(self) -> None:
         self.port = self.port or free_port()
@@ -74,8 +75,8 @@ class Spindle:
     def run(self, *arguments: str, exit_code: int | None = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """`bootstrap.py` with these arguments; fails the test when it ends with another exit code."""
         done = subprocess.run(
-            [sys.executable, str(ROOT / "bootstrap.py"), *arguments],
-            cwd=ROOT,
+            [sys.executable, str(self.root / "bootstrap.py"), *arguments],
+            cwd=self.root,
             env=self.environment,
             capture_output=True,
             text=True,

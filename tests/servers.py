@@ -397,7 +397,8 @@ class Link:
             asyncio.create_task(self._pump(from_server, to_client, meter.down, True)),
         ]
         try:
-            await asyncio.gather(*pumps, return_exceptions=True)
+            with suppress(asyncio.CancelledError):  # the link is closed
+                await asyncio.gather(*pumps, return_exceptions=True)
         finally:
             for task in pumps:
                 task.cancel()
