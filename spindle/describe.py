@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -164,10 +165,12 @@ def _old_operation(document: Json, view: Json, summary: str, samples: Samples, p
     named = [*old["parameters"], *([] if meta.get("one_object") else ["machine"])]
     example = _link(path, "&".join(f"{name}={values[name]}" for name in named))
     responses = {"200": _answer(view["name"], meta)}
-    if old["parameters"]:
-        responses["400"] = {"$ref": "#/components/responses/bad_request"}
-    if old.get("empty_is_404"):
-        responses["404"] = {"$ref": "#/components/responses/no_data"}
+    if named:
+        responses |= {
+            "400": {"$ref": "#/components/responses/bad_request"},
+            "404": {"$ref": "#/components/responses/no_data"},
+            "422": {"$ref": "#/components/responses/malformed"},
+        }
     responses["default"] = {"$ref": "#/components/responses/other_error"}
     return {
         "operationId": path,
@@ -267,3 +270,8 @@ def _story(view: Json, purpose: str, examples: list[Json]) -> str:
 
 def _link(name: str, query: str) -> str:
     return f"/api/v1/{name}?{quote(query, safe='=&.,()*-_:')}".rstrip("?")
+
+
+if __name__ == "__main__":
+    # For `make types`: the same on every computer, so the examples are those of the texts.
+    print(json.dumps(describe(Path(__file__).resolve().parent.parent, Samples("branosera"))))
