@@ -777,7 +777,7 @@ export interface components {
                 "application/json": components["schemas"]["error"];
             };
         };
-        /** @description Another error: 404 unknown address, 405 not a reading method, 406 unknown media type, 414 URL too long, 429 too many requests, 503 database not available, 504 answer took too long. */
+        /** @description Another error: 404 unknown address, 405 not a reading method, 406 or 415 unknown media type, 414 URL too long, 429 too many requests, 503 database not available, 504 answer took too long. */
         other_error: {
             headers: {
                 [name: string]: unknown;

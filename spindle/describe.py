@@ -94,29 +94,27 @@ def describe(root: Path, samples: Samples) -> Json:
     purposes = _purposes(root)
     document["paths"] = {}
     for view in _views(root):
-        name, meta = view["name"], view["config"]["meta"]
+        name, meta = view["name"], _meta(view)
+        wanted = meta.get("examples", [{"summary": "Ten rows", "query": "limit=10"}])
         document["components"]["schemas"][name] = {
             "type": "object",
-            "description": view["description"],
+            "description": view.get("description", ""),
             "required": [column["name"] for column in view["columns"]],
             "additionalProperties": False,
             "properties": {column["name"]: _schema(column, TYPES) for column in view["columns"]},
         }
         examples = [
-            {"summary": example["summary"], "path": _link(name, samples.fill(example["query"]))}
-            for example in meta["examples"]
+            {"summary": example["summary"], "path": _link(name, samples.fill(example["query"]))} for example in wanted
         ]
         answer = _answer(name, meta)
         answer["content"]["text/csv"] = {"schema": {"type": "string"}}
         document["paths"][f"/{name}"] = {
             "get": {
                 "operationId": name,
-                "tags": [meta["tag"]],
+                "tags": [meta.get("tag", "More")],
                 "summary": purposes[name]["label"],
                 "description": _story(view, purposes[name]["description"], examples),
-                "parameters": _filters(
-                    view, samples.fill(meta["examples"][0]["query"]), document["components"]["parameters"]
-                ),
+                "parameters": _filters(view, samples.fill(wanted[0]["query"]), document["components"]["parameters"]),
                 "responses": {
                     "200": answer,
                     "400": {"$ref": "#/components/responses/bad_request"},
@@ -134,7 +132,7 @@ def describe_old(root: Path, samples: Samples) -> Json:
     purposes = _purposes(root)
     document["paths"] = {}
     for view in _views(root):
-        name, meta = view["name"], view["config"]["meta"]
+        name, meta = view["name"], _meta(view)
         if "old_dialect" not in meta:
             continue
         old = meta["old_dialect"]
@@ -153,7 +151,7 @@ def describe_old(root: Path, samples: Samples) -> Json:
 
 
 def _old_operation(document: Json, view: Json, summary: str, samples: Samples, path: str = "") -> Json:
-    meta = view["config"]["meta"]
+    meta = _meta(view)
     old, path = meta["old_dialect"], path or view["name"]
     values = {
         "target_date": f"{samples.day}",
@@ -192,19 +190,29 @@ def _read(path: Path) -> Json:
 
 
 def _views(root: Path) -> list[Json]:
-    return [view for file in sorted((root / "api_views").glob("*.yml")) for view in _read(file)["models"]]
+    return [view for file in sorted((root / "api_views").glob("*.yml")) for view in _read(file).get("models", [])]
 
 
 def _purposes(root: Path) -> dict[str, Json]:
-    """Label and description of each endpoint, from its exposure."""
-    return {exposure["name"]: exposure for exposure in _read(root / "models" / "exposures.yml")["exposures"]}
+    """Label and description of each endpoint, from its exposure; a view without one goes by its name."""
+    exposures = _read(root / "models" / "exposures.yml")["exposures"]
+    return {view["name"]: {"label": view["name"], "description": ""} for view in _views(root)} | {
+        exposure["name"]: exposure for exposure in exposures
+    }
+
+
+def _meta(node: Json) -> Json:
+    """What a view or a column says about itself beyond dbt's own keys; all of it may be missing."""
+    meta: Json = node.get("config", {}).get("meta", {})
+    return meta
 
 
 def _schema(column: Json, types: dict[str, Json]) -> Json:
-    meta = column["config"]["meta"]
-    schema = types[column["data_type"]] | {"description": column["description"], "examples": [meta["example"]]}
-    if types[column["data_type"]] != TYPES[column["data_type"]]:
-        schema["examples"] = [_old_time(meta["example"])]
+    meta, kind = _meta(column), column["data_type"]
+    schema = types.get(kind, {}) | {"description": column.get("description", "")}
+    if "example" in meta:
+        same = types.get(kind) == TYPES.get(kind)
+        schema["examples"] = [meta["example"] if same else _old_time(meta["example"])]
     if "values" in meta:
         schema["enum"] = meta["values"]
     if meta.get("nullable"):
@@ -238,13 +246,13 @@ def _filters(view: Json, query: str, shared: dict[str, Json]) -> list[Json]:
         parameter: Json = {
             "name": name,
             "in": "query",
-            "description": f"Filter: operator, point, value. {column['description']}",
+            "description": f"Filter: operator, point, value. {column.get('description', '')}",
             "schema": {"type": "array", "items": text} if twice else text,
         }
         if name in given:
             parameter["example"] = given[name] if twice else given[name][0]
         parameters.append(parameter)
-    if view["config"]["meta"].get("one_object"):
+    if _meta(view).get("one_object"):
         return [parameter for parameter in parameters if parameter["name"] == "machine"]
     for name, parameter in shared.items():
         value = given.get(name, [""])[0]
@@ -254,8 +262,8 @@ def _filters(view: Json, query: str, shared: dict[str, Json]) -> list[Json]:
 
 
 def _story(view: Json, purpose: str, examples: list[Json]) -> str:
-    name, meta = view["name"], view["config"]["meta"]
-    paragraphs = [purpose, view["description"]]
+    name, meta = view["name"], _meta(view)
+    paragraphs = [text for text in (purpose, view.get("description")) if text]
     if column := meta.get("page_key"):
         paragraphs.append(
             f"**Pages**: of one machine, `order={column}&limit=1000`; then the same with `{column}=gt.` and the last "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -13,7 +15,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 
-from spindle.describe import Samples, describe_old
+from spindle.describe import Samples, describe, describe_old
 from tests.conftest import ROOT, Answer, Spindle
 
 VIEWS = sorted(path.stem for path in (ROOT / "api_views").glob("*.sql"))
@@ -120,6 +122,22 @@ def test_the_texts_are_those_of_the_models(description: dict[str, Any]) -> None:
         assert model["description"] in operation["description"]
         named = {parameter.get("name") for parameter in operation["parameters"]}
         assert view == "data_status" or {column["name"] for column in model["columns"]} <= named
+
+
+def test_a_new_view_is_described_by_dbts_own_keys_alone(tmp_path: Path) -> None:
+    for folder in ("api_docs", "api_views", "models"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    column = {"name": "days", "description": "How many.", "data_type": "numeric"}
+    view = {"name": "tools", "description": "Tools.", "columns": [column]}
+    (tmp_path / "api_views" / "tools.yml").write_text(yaml.safe_dump({"models": [view]}), "utf-8")
+    document = describe(tmp_path, Samples("branosera"))
+    operation = document["paths"]["/tools"]["get"]
+    assert operation["summary"] == "tools"
+    assert [example["path"] for example in operation["x-examples"]] == ["/api/v1/tools?limit=10"]
+    assert document["components"]["schemas"]["tools"]["properties"] == {"days": {"description": "How many."}}
+    assert list(describe_old(tmp_path, Samples("branosera"))["paths"]) == list(
+        describe_old(ROOT, Samples("x"))["paths"]
+    )
 
 
 # The examples ---------------------------------------------------------------------------------------------------------
