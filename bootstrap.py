@@ -103,7 +103,8 @@ def refresh(
     """Compute the days since the last refresh and check what the API serves. For cron: the exit code tells all."""
     settings = _ready()
     report = _refresh(settings, verbose, quiet=as_json, accept_loss=yes)
-    pages.publish_descriptions(settings)
+    if services.gateway_port(settings) is not None:
+        pages.publish_descriptions(settings)
     if as_json:
         document = {
             "run_id": report.run_id,
@@ -154,7 +155,8 @@ def rebuild(
     with _bar("rebuild", "nodes") as advance:
         unchecked = rebuilding.rebuild(settings, accept_loss=yes, verbose=verbose, progress=advance)
     out.print(f"  {unchecked}" if unchecked else CHECKED)
-    _publish_pages(settings)
+    if services.gateway_port(settings) is not None:
+        _publish_pages(settings)
 
 
 @app.command()
