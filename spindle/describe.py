@@ -41,25 +41,34 @@ OLD_TYPES = TYPES | {
     },
 }
 
-# A whole day with temperatures, and with an emergency or error if there is one, the newest of them.
+# The machine, or another one if it has no results. A whole day with temperatures, and with an emergency or error if
+# there is one, the newest of them.
 FIND_SAMPLES = """
-    with alerts as (
+    with chosen as (
+        select machine, last_day
+        from api.machines
+        where last_day is not null
+        order by machine <> %s, machine
+        limit 1
+    ),
+    alerts as (
         select day
         from api.alerts_daily_count
-        where machine = %(machine)s and alert_type in ('emergency', 'error') and amount > 0
+        where machine = (select machine from chosen) and alert_type in ('emergency', 'error') and amount > 0
     ),
     temperatures as (
         select day, min(sensor_name) as sensor
         from api.temperatures
-        where machine = %(machine)s
+        where machine = (select machine from chosen)
         group by day
     )
-    select day, sensor
-    from temperatures
+    select chosen.machine, temperatures.day, temperatures.sensor
+    from chosen
+    cross join temperatures
     order by
-        day < (select last_day from api.machines where machine = %(machine)s) desc,
-        day in (select day from alerts) desc,
-        day desc
+        temperatures.day < chosen.last_day desc,
+        temperatures.day in (select day from alerts) desc,
+        temperatures.day desc
     limit 1
 """
 
@@ -84,8 +93,8 @@ class Samples:
 
 def find_samples(connection: psycopg.Connection, machine: str) -> Samples:
     """Samples of which the results have rows; without results those of the texts."""
-    found = connection.execute(FIND_SAMPLES, {"machine": machine}).fetchone()
-    return Samples(machine, *found) if found else Samples(machine)
+    found = connection.execute(FIND_SAMPLES, (machine,)).fetchone()
+    return Samples(*found) if found else Samples(machine)
 
 
 def describe(root: Path, samples: Samples) -> Json:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import psycopg
 import pytest
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 
-from spindle.describe import Samples, describe, describe_old
+from spindle.describe import Samples, describe, describe_old, find_samples
 from tests.conftest import ROOT, Answer, Spindle
 
 VIEWS = sorted(path.stem for path in (ROOT / "api_views").glob("*.sql"))
@@ -178,6 +179,11 @@ def test_an_example_is_of_a_whole_day_with_alerts(spindle: Spindle, description:
     [day] = re.findall(r"day=eq\.([\d-]+)", description["paths"]["/alerts_detail"]["get"]["x-examples"][0]["path"])
     assert day < spindle.rows("machines", machine="eq.branosera")[0]["last_day"]
     assert spindle.rows("alerts_detail", day=f"eq.{day}", alert_type="in.(emergency,error)", machine="eq.branosera")
+
+
+def test_a_machine_without_results_is_no_example(results: psycopg.Connection) -> None:
+    assert find_samples(results, "tamesa").machine == "tamesa"
+    assert find_samples(results, "lathe").machine == "branosera"
 
 
 @pytest.mark.parametrize("query", ["day=2021-09-14", "day=eq.someday", "no_column=eq.1", "order=nothing"])
