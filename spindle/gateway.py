@@ -37,6 +37,11 @@ def gateway_dir(settings: Settings) -> Path:
     return settings.state_dir / "gateway"
 
 
+def pages_dir(settings: Settings) -> Path:
+    """Pages and descriptions that are made, not written by hand."""
+    return settings.state_dir / "pages"
+
+
 def nginx_conf(settings: Settings) -> Path:
     return gateway_dir(settings) / "nginx.conf"
 
@@ -72,6 +77,10 @@ def render_nginx(settings: Settings) -> str:
     values = {
         "folder": plain_path(gateway_dir(settings)),
         "dashboard": plain_path(settings.root / "dashboard"),
+        "api_docs": plain_path(settings.root / "api_docs"),
+        "swagger_ui": plain_path(settings.root / "gateway" / "node_modules" / "swagger-ui-dist"),
+        "pages": plain_path(pages_dir(settings)),
+        "clients": plain_path(settings.root / "clients"),
         "postgrest_socket": plain_path(postgrest_socket(settings)),
         "origin_socket": plain_path(origin_socket(settings)),
         "port": str(int(settings.gateway_port)),

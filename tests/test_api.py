@@ -245,7 +245,7 @@ def test_the_openapi_description_has_the_words_of_the_models(spindle: Spindle) -
     assert description["basePath"] == "/api/v1"
     assert set(description["definitions"]) == {*ENDPOINTS, "data_status"}
     column = description["definitions"]["energy_consumption"]["properties"]["energy_kwh"]
-    assert column["description"] == "Energy in kWh, 3 decimals."
+    assert column["description"] == "Energy of all motors in the hour, in kWh, 3 decimals."
     for endpoint, columns in ENDPOINTS.items():
         definition = description["definitions"][endpoint]
         assert "Grain:" in definition["description"]
