@@ -6,10 +6,7 @@ with machine_summary as (
 
 refresh_runs as (
 
-    -- a backfill of past days says nothing of how fresh the results are
-    select *
-    from {{ source('runs', 'refresh_runs') }}
-    where kind is distinct from 'backfill' and outcome <> 'running'
+    select * from {{ source('runs', 'refresh_runs') }} where outcome <> 'running'
 
 ),
 
@@ -21,12 +18,13 @@ refresh_cuts as (
 
 judge_runs as (
 
-    -- How each run ended for each machine. A run without a row for a machine ended for it as a whole, unless it was
-    -- asked for others only.
+    -- How each run ended for each machine. A refresh or rebuild that failed as a whole failed for all. A backfill of
+    -- past days says nothing of how fresh results are; one up to the cut does, while there was no refresh.
     select
         machine_summary.machine,
         refresh_runs.run_id,
         refresh_runs.finished_at,
+        refresh_runs.kind is distinct from 'backfill' as is_refresh,
         coalesce(refresh_cuts.outcome, refresh_runs.outcome) = 'succeeded' as is_ok
     from machine_summary
     cross join refresh_runs
@@ -34,45 +32,64 @@ judge_runs as (
         on
             machine_summary.machine = refresh_cuts.machine
             and refresh_runs.run_id = refresh_cuts.run_id
-    where refresh_cuts.machine is not null or refresh_runs.request is null
+    where
+        case
+            when refresh_runs.kind = 'backfill' then refresh_cuts.end_ms = refresh_cuts.cut_ms
+            else refresh_cuts.machine is not null or (refresh_runs.request is null and refresh_runs.outcome = 'failed')
+        end
 
     union all
 
+    -- of all machines
     select
         null as machine,
         run_id,
         finished_at,
+        true as is_refresh,
         outcome = 'succeeded' as is_ok
     from refresh_runs
-    where request is null
+    where kind is distinct from 'backfill' and request is null
 
 ),
 
-find_last_refreshes as (
+look_for_refreshes as (
+
+    select
+        *,
+        bool_or(is_refresh) over (partition by machine) as has_refresh
+    from judge_runs
+
+),
+
+find_last_runs as (
 
     select
         machine,
         max(finished_at) filter (where is_ok) as refreshed_at,
         (array_agg(is_ok order by run_id desc))[1] as refresh_ok
-    from judge_runs
+    from look_for_refreshes
+    where is_refresh or not has_refresh
     group by machine
 
 ),
 
 judge_machines as (
 
-    -- All is ok when the last run of all machines was, and so was the last one of each machine.
+    -- all is ok when the last run of all machines was, and so was the last one of each machine
     select
-        find_last_refreshes.machine,
-        case
-            when find_last_refreshes.machine is null then max(find_last_refreshes.refreshed_at) over ()
-            else find_last_refreshes.refreshed_at
-        end as refreshed_at,
-        case
-            when find_last_refreshes.machine is null then bool_and(find_last_refreshes.refresh_ok) over ()
-            else find_last_refreshes.refresh_ok
-        end as refresh_ok
-    from find_last_refreshes
+        null as machine,
+        max(refreshed_at) as refreshed_at,
+        bool_and(refresh_ok) as refresh_ok
+    from find_last_runs
+
+    union all
+
+    select
+        machine,
+        refreshed_at,
+        refresh_ok
+    from find_last_runs
+    where machine is not null
 
 ),
 

@@ -107,7 +107,8 @@ def backfill(
             failed |= run.failed
         if progress and steps:
             progress(*steps[-1], total, total)
-        verify.check_api(settings, connection, [machine for machine in machines if machine not in failed])
+        computed = [machine for machine in machines if machine not in failed]
+        verify.check_api(settings, connection, computed, refreshed=False)
     if failed:
         raise failure(failed, max(len(machines), len(failed) + 1))
     return skipped

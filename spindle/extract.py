@@ -238,6 +238,6 @@ def _explain(settings: Settings, machine: str, error: psycopg.Error) -> SpindleE
         )
     return CannotConnect(
         f"the production database of {machine} cannot be read: {reason}",
-        f"check DB_{machine.upper()}_* or DB_* in .env; `bootstrap.py doctor` says more; unless AGG_DB_USER is a"
-        " superuser, the login must have a password and the server must ask for it",
+        f"check DB_{machine.upper()}_* or DB_* in .env; the login must have a password and its server must ask for it;"
+        " `bootstrap.py doctor` says more",
     )

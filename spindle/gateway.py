@@ -69,6 +69,7 @@ def write_nginx(settings: Settings, user: ServiceUser | None) -> bool:
     with writing(folder):
         (folder / "cache").mkdir(mode=0o700, parents=True, exist_ok=True)
         own(folder, user)
+        own(folder / "cache", user)
     return write_private(nginx_conf(settings), render_nginx(settings), user)
 
 
