@@ -35,7 +35,7 @@ stop: ## stop everything that this checkout started
 	@if [ -x $(PY) ]; then $(SPINDLE) stop; fi
 
 test: install $(VENV)/tests-installed clients/node_modules/.installed ## all tests: dbt unit and data tests, services, HTTP
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m tests $(ARGS)
 
 bench: install ## measure speeds; figures, no verdict
 	@$(PY) -m tests.bench $(ARGS)

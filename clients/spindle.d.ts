@@ -484,12 +484,12 @@ export interface components {
             data_until: string | null;
             /**
              * Format: date-time
-             * @description End of the last successful refresh, with its offset, UTC; null before the first.
+             * @description End of the last refresh that succeeded for the machine, over all machines the newest; with its offset, UTC, null before the first.
              * @example 2022-02-23T17:45:56.137808+00:00
              */
             refreshed_at: string | null;
             /**
-             * @description Whether the last refresh succeeded.
+             * @description Whether the last refresh succeeded for the machine; over all machines, for each of them.
              * @example true
              */
             refresh_ok: boolean;

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import ROOT, Spindle, thorough
 
-pytestmark = thorough
+pytestmark = [thorough, pytest.mark.alone]
 
 CLIENTS = 2
 QUIET_SECONDS = 3.0
