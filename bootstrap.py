@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Optional
 
 import typer
@@ -35,6 +35,7 @@ from spindle.errors import ServiceDown, SettingsError, SpindleError
 from spindle.plant import PlantPlan
 from spindle.secrets import with_secrets
 from spindle.settings import PLANT_FILE, Settings, load_settings
+from spindle.tokens import check_reader_role, make_token
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 out = Console(highlight=False, soft_wrap=True)
@@ -203,6 +204,12 @@ def serve() -> None:
 
 
 @app.command()
+def token(days: Annotated[int, typer.Option(min=1, max=3650, help="How long it is valid.")] = 30) -> None:
+    """Print a token that reads the API, where API_JWT_SECRET is set."""
+    print(make_token(load_settings().access, timedelta(days=days)))
+
+
+@app.command()
 def stop() -> None:
     """Stop all services of this checkout. Nothing is left running."""
     settings = load_settings()
@@ -285,8 +292,12 @@ def _refresh(
 
 
 def _serve(settings: Settings) -> None:
+    if settings.access.login:
+        check_reader_role(settings)
     with _step("start PostgREST and the gateway"):
         services.start_gateway(settings, settings.authenticator_password)
+    for open_door in settings.access.open_doors:
+        err.print(f"[yellow]warning:[/] {open_door}")
 
 
 def _print_urls(settings: Settings) -> None:

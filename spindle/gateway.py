@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from spindle.errors import MachineNotReady
+from spindle.gateway_access import nginx_values, postgrest_values, write_access_files
 from spindle.settings import Connection, Settings, socket_dir
 from spindle.unprivileged import ServiceUser, own, write_private, writing
 
@@ -52,7 +53,8 @@ def write_nginx(settings: Settings, user: ServiceUser | None) -> bool:
     with writing(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         own(folder, user)
-    return write_private(nginx_conf(settings), render_nginx(settings), user)
+    certified = write_access_files(settings.access, folder, user)
+    return write_private(nginx_conf(settings), render_nginx(settings), user) or certified
 
 
 def render_nginx(settings: Settings) -> str:
@@ -63,6 +65,7 @@ def render_nginx(settings: Settings) -> str:
             "dashboard": plain_path(settings.root / "dashboard"),
             "postgrest_socket": plain_path(_postgrest_socket(settings)),
             "port": str(int(settings.gateway_port)),
+            **nginx_values(settings.access, plain_path(gateway_dir(settings)), _endpoints(settings)),
         },
     )
 
@@ -70,7 +73,7 @@ def render_nginx(settings: Settings) -> str:
 def written_port(settings: Settings) -> int | None:
     """The port of nginx's written configuration, which may be another than the settings have by now."""
     try:
-        found = re.search(r"listen 127\.0\.0\.1:(\d+)", nginx_conf(settings).read_text(encoding="utf-8"))
+        found = re.search(r"listen \S+:(\d+) default_server", nginx_conf(settings).read_text(encoding="utf-8"))
     except OSError:
         return None
     return int(found.group(1)) if found else None
@@ -84,6 +87,7 @@ def render_postgrest(settings: Settings, authenticator_password: str) -> str:
             "db_uri": _uri(settings.results, authenticator_password),
             "socket": plain_path(_postgrest_socket(settings)),
             "public_url": f"{settings.gateway_url}/api/v1",
+            **postgrest_values(settings.access, plain_path(gateway_dir(settings)), LOGIN_ROLE),
         },
     )
 
@@ -99,6 +103,10 @@ def plain_path(path: Path) -> str:
             "use letters, digits, blanks and ._+@=~()- only: move the checkout, or set STATE_DIR",
         )
     return str(path)
+
+
+def _endpoints(settings: Settings) -> list[str]:
+    return sorted(view.stem for view in (settings.root / "api_views").glob("*.sql"))
 
 
 def _postgrest_socket(settings: Settings) -> Path:
@@ -118,6 +126,10 @@ def _uri(results: Connection, password: str) -> str:
 def _render(template: Path, values: Mapping[str, str]) -> str:
     """Fill in {{name}}, and {{include file}} by that file beside it. Nginx's own $variables and braces stay."""
     with writing(template):
-        text = template.read_text(encoding="utf-8")
-        text = INCLUDE.sub(lambda found: (template.parent / found.group(1)).read_text(encoding="utf-8"), text)
+        text = _with_includes(template)
     return PLACEHOLDER.sub(lambda found: values[found.group(1)], text)
+
+
+def _with_includes(template: Path) -> str:
+    text = template.read_text(encoding="utf-8")
+    return INCLUDE.sub(lambda found: _with_includes(template.parent / found.group(1)), text)

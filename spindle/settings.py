@@ -13,6 +13,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from psycopg.conninfo import make_conninfo
 
+from spindle.access import ACCESS_KEYS, Access, read_access
 from spindle.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +65,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings, checked. Times are in hours, ports on loopback, paths absolute."""
+    """All settings, checked. Times are in hours, paths absolute."""
 
     state_dir: Path
     machines: tuple[str, ...]
@@ -78,6 +79,7 @@ class Settings:
     postgrest_bin: str = ""
     nginx_bin: str = ""
     stale_after_hours: float = 72.0
+    access: Access = field(default_factory=Access)
     root: Path = ROOT
 
     @property
@@ -86,7 +88,7 @@ class Settings:
 
     @property
     def gateway_url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+        return f"{self.access.own_origin}:{self.gateway_port}"
 
 
 def load_settings(root: Path = ROOT, environ: Mapping[str, str] | None = None) -> Settings:
@@ -139,6 +141,7 @@ def load_settings(root: Path = ROOT, environ: Mapping[str, str] | None = None) -
         postgrest_bin=given.get("POSTGREST_BIN", ""),
         nginx_bin=given.get("NGINX_BIN", ""),
         stale_after_hours=_hours("STALE_AFTER_HOURS", given.get("STALE_AFTER_HOURS", "72")),
+        access=read_access(given, root),
     )
 
 
@@ -193,7 +196,7 @@ def socket_dir(state_dir: Path) -> Path:
 
 def _known_keys(fleet: Mapping[str, str]) -> frozenset[str]:
     prefixes = ["DB", "AGG_DB", *(f"DB_{machine.upper()}" for machine in fleet)]
-    return PLAIN_KEYS | {f"{prefix}_{part}" for prefix in prefixes for part in CONNECTION_PARTS}
+    return PLAIN_KEYS | ACCESS_KEYS | {f"{prefix}_{part}" for prefix in prefixes for part in CONNECTION_PARTS}
 
 
 def _results(given: Mapping[str, str]) -> Connection | None:

@@ -1,0 +1,39 @@
+"""Tokens for the API, where a login is needed and Spindle holds the secret that signs them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import jwt
+
+from spindle import database
+from spindle.access import Access
+from spindle.errors import SettingsError
+from spindle.settings import Settings
+
+READER = "api_reader"
+
+
+def make_token(access: Access, lifetime: timedelta) -> str:
+    """A signed token that reads the API for that long. Raises SettingsError when there is no secret to sign with."""
+    if not access.jwt_secret:
+        raise SettingsError(
+            "API_JWT_SECRET is not set, so there is nothing to sign a token with",
+            "with API_JWKS_FILE tokens come from who holds its keys; with neither, none is needed",
+        )
+    now = datetime.now(timezone.utc)
+    return jwt.encode({"role": READER, "iat": now, "exp": now + lifetime}, access.jwt_secret, algorithm="HS256")
+
+
+def own_headers(access: Access) -> dict[str, str]:
+    """What Spindle's own check sends, for a minute."""
+    return {"Authorization": f"Bearer {make_token(access, timedelta(minutes=1))}"} if access.login else {}
+
+
+def check_reader_role(settings: Settings) -> None:
+    """Raises SettingsError when the database was set up by a Spindle that knew no login."""
+    with database.results(settings, as_owner=False) as admin:
+        if admin.execute("select to_regprocedure('gateway.require_reader()')").fetchone() == (None,):
+            raise SettingsError(
+                "a login is set, but the results database knows no role api_reader", "run `bootstrap.py init` once"
+            )
