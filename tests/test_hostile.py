@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.conftest import THOROUGH, Spindle, thorough
-from tests.hostile import Hostile, Reply, faults, known_attacks, requests_over, send
+from tests.hostile import Hostile, Reply, expensive, faults, known_attacks, requests_over, send
 
 ATTACKS = known_attacks()
 MADE_UP = 3000 if THOROUGH else 150
@@ -99,7 +99,7 @@ def good_client(port: int) -> Iterator[list[float]]:
 @thorough
 def test_a_client_beside_is_served(spindle: Spindle) -> None:
     """Six attackers of one address with the most expensive requests there are, for twenty seconds."""
-    expensive = [attack for attack in ATTACKS if len(attack.target) > 3_000 or "match" in attack.target]
+    attacks = expensive()
     with good_client(spindle.port) as alone:
         time.sleep(5)
     ends = time.monotonic() + 20
@@ -108,7 +108,7 @@ def test_a_client_beside_is_served(spindle: Spindle) -> None:
     def attack(number: int) -> None:
         while time.monotonic() < ends:
             number += 1
-            refused.append(send(spindle.port, expensive[number % len(expensive)]).status)
+            refused.append(send(spindle.port, attacks[number % len(attacks)]).status)
 
     with good_client(spindle.port) as beside, ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(attack, range(0, AT_ONCE * 20, 20)))
