@@ -197,8 +197,8 @@ def _framing() -> list[Hostile]:
 def requests_over(description: dict[str, Any]) -> st.SearchStrategy[Hostile]:
     """Requests over what the OpenAPI description names: plausible parts in implausible combinations."""
     columns = {name: sorted(view["properties"]) for name, view in description["definitions"].items()}
-    words = r"""eq gte in like ilike match fts is cs not or and select order limit offset null true desc nullslast
-        count() sum() * ::text ::int ::regclass -> ->> ( ) { } any all . , : ! = & ' " \ ; -- /* % $1 0 -1 1e99 NaN infinity
+    words = r"""eq gte in like ilike match fts is cs not or and select order limit offset null true desc count()
+        sum() * ::text ::int ::regclass -> ->> ( ) { } any all . , : ! = & ' " \ ; -- /* % $1 0 -1 1e99 NaN infinity
         2026-03-30 now branosera pg_class agg.alerts ñ 😀 +"""
     word = st.sampled_from([*words.split(), " ", "\x00", "\x7f", "\u202e"])
     value = st.one_of(

@@ -22,7 +22,7 @@ import psycopg
 import pytest
 
 from spindle.settings import load_settings
-from tests.conftest import Answer, Spindle, thorough
+from tests.conftest import ROOT, Answer, Spindle, thorough
 from tests.hostile import INTERNALS
 
 SECRET = "a secret only for tests, with 40 letters".replace(" ", "-")
@@ -388,6 +388,26 @@ def test_security_headers_of_pages(spindle: Spindle) -> None:
     assert page.headers["Referrer-Policy"] == "no-referrer"
 
 
+# --- docs/api-limits.md ----------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "api-limits.md").read_text(encoding="utf-8")
+DOCUMENTED_ERRORS = re.findall(r'^(/\S+)\n(\{"code":"(?!GW504).*\})$', PAGE, re.MULTILINE)
+DOCUMENTED_KEYS = re.findall(r"^\| `/(\w+)` \| `([\w,]+)` \|$", PAGE, re.MULTILINE)
+
+
+def test_the_documented_errors(spindle: Spindle) -> None:
+    assert len(DOCUMENTED_ERRORS) >= 5
+    for path, body in DOCUMENTED_ERRORS:
+        assert ask(spindle, f"/api/v1{path}").json == json.loads(body), path
+
+
+def test_the_documented_keys_tell_rows_apart(spindle: Spindle) -> None:
+    assert len(DOCUMENTED_KEYS) == 8
+    for endpoint, order in DOCUMENTED_KEYS:
+        rows = [tuple(row.values()) for row in ask(spindle, f"/api/v1/{endpoint}?select={order}&order={order}").json]
+        assert len(rows) == len(set(rows)) > 0, endpoint
+
+
 # --- login -----------------------------------------------------------------------------------------------
 
 
@@ -532,6 +552,14 @@ def test_the_tools_follow(guarded: Spindle, spindle: Spindle) -> None:
     services = json.loads(guarded.run("status", "--json", exit_code=None).stdout)["services"]
     assert {service["state"] for service in services} == {"running"}
     assert "warning" not in spindle.run("serve").stderr
+
+
+@thorough
+def test_limits_change_while_it_runs(limited: Spindle) -> None:
+    limited.settings["API_RATE_PER_SECOND"] = "0"
+    limited.run("serve")
+    time.sleep(2)  # until the workers that read the old one have gone
+    assert [ask(limited, "/api/v1/machines?limit=1").status for _ in range(60)] == [200] * 60
 
 
 @thorough
