@@ -68,7 +68,9 @@ begin
     end if;
 end
 $$;
+alter function gateway.require_reader() owner to spindle_owner;
 grant usage on schema gateway to web_anon;
+grant execute on function gateway.require_reader() to web_anon;
 
 -- Temporary tables are no reader's business. A database that is the plant's too is left as it is.
 do $$
