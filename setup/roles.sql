@@ -57,10 +57,11 @@ create schema if not exists api authorization spindle_owner;
 
 grant usage on schema api to web_anon;
 
--- Temporary tables are no reader's business. A database that is the plant's too is left as it is.
+-- Temporary tables are dbt's and no reader's business. A database that is the plant's too is left as it is.
 do $$
 begin
     if to_regclass('public.variable_log_float') is null then
+        execute format('grant temporary on database %I to spindle_owner', current_database());
         execute format('revoke temporary on database %I from public', current_database());
     end if;
 end

@@ -431,7 +431,22 @@ def _reread_nginx(settings: Settings, supervisor: Any) -> None:
     done = run_unprivileged(settings, [*_nginx_command(settings), "-t", "-q"])
     if done.returncode != 0:
         raise ServiceDown(f"nginx refuses its configuration: {done.stderr.strip()}")
+    before = _nginx_workers(settings)
     supervisor.signalProcess("nginx", "HUP")
+    deadline = time.monotonic() + START_SECONDS
+    while before & _nginx_workers(settings):
+        if time.monotonic() > deadline:
+            raise ServiceDown("nginx keeps its old configuration", _last_lines(settings, "nginx-error.log"))
+        time.sleep(POLL_SECONDS)
+
+
+def _nginx_workers(settings: Settings) -> set[int]:
+    """Those that take new connections: one that is told to end says so in its title."""
+    return {
+        process.pid
+        for process in _own_processes(settings)
+        if " ".join(process.cmdline()).strip() == "nginx: worker process"
+    }
 
 
 def _reread_postgrest(supervisor: Any) -> None:

@@ -273,8 +273,8 @@ def test_connections_of_one_client(limited: Spindle, results: psycopg.Connection
     """Three requests wait for a locked table; the fourth is refused, and another client is not."""
     with ThreadPoolExecutor() as pool, psycopg.connect(results.info.dsn) as locker:
         locker.execute("lock table agg.energy in access exclusive mode")
-        path = "/api/v1/energy_consumption?limit=1"
-        waiting = [pool.submit(ask, limited, path, X_Forwarded_For="10.0.0.1") for _ in range(3)]
+        paths = [f"/api/v1/energy_consumption?limit={number}" for number in (1, 2, 3)]
+        waiting = [pool.submit(ask, limited, path, X_Forwarded_For="10.0.0.1") for path in paths]
         await_waiting(results, 3)
         fourth = ask(limited, "/api/v1/machines?limit=1", X_Forwarded_For="10.0.0.1")
         other = ask(limited, "/api/v1/machines?limit=1", X_Forwarded_For="10.0.0.2")
@@ -302,7 +302,7 @@ def test_a_long_query_ends_and_frees_its_connection(spindle: Spindle, results: p
     with psycopg.connect(results.info.dsn) as locker:
         locker.execute("lock table agg.energy in access exclusive mode")
         began = time.monotonic()
-        answer = ask(spindle, "/api/v1/energy_consumption?limit=1")
+        answer = ask(spindle, "/api/v1/energy_consumption?limit=1&offset=3")
         seconds = time.monotonic() - began
     assert (answer.status, answer.json["code"]) == (504, "GW504")
     assert "10 seconds" in answer.json["message"]
@@ -479,7 +479,7 @@ def test_what_a_refresh_checks_is_checked_with_a_login(guarded: Spindle) -> None
 
     settings = load_settings(environ=guarded.environment)
     with database.results(settings) as connection:
-        assert verify.check_api(settings, connection) == ""
+        assert verify.check_api(settings, connection, settings.machines) == ""
 
 
 @thorough
