@@ -41,6 +41,7 @@ from spindle.plant import PlantPlan
 from spindle.runs import only_one
 from spindle.secrets import with_secrets
 from spindle.settings import PLANT_FILE, Settings, load_settings
+from spindle.tokens import make_token
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 out = Console(highlight=False, soft_wrap=True)
@@ -245,6 +246,12 @@ def serve() -> None:
 
 
 @app.command()
+def token(days: Annotated[int, typer.Option(min=1, max=3650, help="How long it is valid.")] = 30) -> None:
+    """Print a token that reads the API, where API_JWT_SECRET is set."""
+    print(make_token(load_settings().access, timedelta(days=days)))
+
+
+@app.command()
 def stop() -> None:
     """Stop all services of this checkout. Nothing is left running."""
     settings = load_settings()
@@ -343,6 +350,8 @@ def _refresh(
 def _serve(settings: Settings) -> None:
     with _step("start PostgREST and the gateway"):
         services.start_gateway(settings, settings.authenticator_password)
+    for open_door in settings.access.open_doors:
+        err.print(f"[yellow]warning:[/] {open_door}")
     _publish_pages(settings)
 
 

@@ -34,6 +34,14 @@ declare
     generation text;
     going_on boolean;
     changed_at timestamptz;
+    -- an answer may be believed so long when there is no other, but no longer than the token it was given to
+    stale_seconds numeric := greatest(least(
+        (nullif(current_setting('request.headers', true), '')::jsonb ->> 'serve-stale-seconds')::numeric,
+        floor(
+            (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'exp')::numeric
+            - extract(epoch from clock_timestamp())
+        )
+    ), 0);
 begin
     select
         left(md5(concat_ws(
@@ -52,6 +60,7 @@ begin
     end if;
     perform set_config('response.headers', jsonb_build_array(
         jsonb_build_object('X-Generation', generation),
+        jsonb_build_object('X-Stale-Seconds', stale_seconds::text),
         jsonb_build_object('X-Changed-At', coalesce(
             to_char(changed_at at time zone 'UTC', 'Dy, DD Mon YYYY HH24:MI:SS "GMT"'), ''
         ))
@@ -105,8 +114,29 @@ language sql stable security definer set search_path = '' as $$
     )
 $$;
 
+-- Where there is a login PostgREST asks this before every request. A token may name any role that authenticator may become,
+-- and without one it stays authenticator, which may read nothing but the metrics: these have no token, and no client gets there.
+create or replace function gateway.require_reader()
+returns void
+language plpgsql stable as $$
+declare
+    status int := case current_user when 'authenticator' then 401 else 403 end;
+begin
+    if current_user = 'api_reader'
+        or current_user = 'authenticator' and current_setting('request.path', true) = '/rpc/run_metrics'
+    then
+        return;
+    end if;
+    raise sqlstate 'PGRST' using
+        message = json_build_object(
+            'code', 'GW' || status, 'message', 'a token with the role api_reader is needed', 'hint', null, 'details', null
+        ),
+        detail = json_build_object('status', status, 'headers', json_build_object());
+end
+$$;
+
 -- Who may read the API may learn its generation, and nobody else: the gateway lets a request pass if this answers.
 revoke execute on all functions in schema gateway from public;
-grant usage on schema gateway to web_anon;
+grant usage on schema gateway to web_anon, authenticator;
 grant execute on function gateway.generation() to web_anon;
-grant execute on function gateway.run_metrics() to web_anon;
+grant execute on function gateway.require_reader(), gateway.run_metrics() to web_anon, authenticator;

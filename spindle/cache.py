@@ -10,6 +10,8 @@ from spindle import gateway, services
 from spindle.settings import Settings
 from spindle.unix_http import UnixConnection
 
+# A token's own look counts for two seconds, and for one more while the next one is under way.
+REMEMBERED_SECONDS = 3
 # A look that began before the run's end may still be under way and would put back what it saw: look again after it.
 SECOND_LOOK_SECONDS = 0.05
 
@@ -18,10 +20,14 @@ def refresh_cache(settings: Settings) -> bool:
     """Let the gateway look at once which generation of results is served; by itself it does within two seconds.
 
     For the end of a run, after its last commit. From the return on no older answer is served, unless it says so.
+    Where there is a login each token has a look of its own, so what they saw is waited out.
     Returns False when the gateway is not running or has no answer: nothing is wrong with the run then.
     """
     if services.gateway_port(settings) is None:
         return False
+    if settings.access.login:
+        time.sleep(REMEMBERED_SECONDS + SECOND_LOOK_SECONDS)
+        return True
     looked = _look(settings)
     time.sleep(SECOND_LOOK_SECONDS)
     return _look(settings) and looked

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from spindle.errors import MachineNotReady
+from spindle.gateway_access import nginx_values, postgrest_values, write_access_files
 from spindle.settings import Connection, Settings, socket_dir
 from spindle.unprivileged import ServiceUser, own, write_private, writing
 
@@ -70,13 +71,15 @@ def write_nginx(settings: Settings, user: ServiceUser | None) -> bool:
         (folder / "cache").mkdir(mode=0o700, parents=True, exist_ok=True)
         own(folder, user)
         own(folder / "cache", user)
-    return write_private(nginx_conf(settings), render_nginx(settings), user)
+    certified = write_access_files(settings.access, folder, user)
+    return write_private(nginx_conf(settings), render_nginx(settings), user) or certified
 
 
 def render_nginx(settings: Settings) -> str:
     template = settings.root / "gateway" / "nginx.conf.template"
+    folder = plain_path(gateway_dir(settings))
     values = {
-        "folder": plain_path(gateway_dir(settings)),
+        "folder": folder,
         "dashboard": plain_path(settings.root / "dashboard"),
         "api_docs": plain_path(settings.root / "api_docs"),
         "swagger_ui": plain_path(settings.root / "gateway" / "node_modules" / "swagger-ui-dist"),
@@ -89,6 +92,7 @@ def render_nginx(settings: Settings) -> str:
         "metrics_log": _metrics_log(settings),
         "configuration": "",
         "default_machine": settings.default_machine,
+        **nginx_values(settings.access, folder, _endpoints(settings)),
     }
     # A name of both configurations is part of each key and ETag: nothing kept outlives a changed setting.
     both = _render(template, values) + render_postgrest(settings, authenticator_password="")
@@ -114,7 +118,7 @@ def metrics_log(settings: Settings) -> Path:
 def written_port(settings: Settings) -> int | None:
     """The port of nginx's written configuration, which may be another than the settings have by now."""
     try:
-        found = re.search(r"listen 127\.0\.0\.1:(\d+)", nginx_conf(settings).read_text(encoding="utf-8"))
+        found = re.search(r"listen \S+:(\d+) default_server", nginx_conf(settings).read_text(encoding="utf-8"))
     except OSError:
         return None
     return int(found.group(1)) if found else None
@@ -128,6 +132,7 @@ def render_postgrest(settings: Settings, authenticator_password: str) -> str:
             "db_uri": _uri(settings.results, authenticator_password),
             "socket": plain_path(postgrest_socket(settings)),
             "public_url": f"{settings.gateway_url}/api/v1",
+            **postgrest_values(settings.access, plain_path(gateway_dir(settings)), LOGIN_ROLE),
         },
     )
 
@@ -143,6 +148,10 @@ def plain_path(path: Path) -> str:
             "use letters, digits, blanks and ._+@=~()- only: move the checkout, or set STATE_DIR",
         )
     return str(path)
+
+
+def _endpoints(settings: Settings) -> list[str]:
+    return sorted(view.stem for view in (settings.root / "api_views").glob("*.sql"))
 
 
 def origin_socket(settings: Settings) -> Path:

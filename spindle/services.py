@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from spindle import embedded, gateway, tools
 from spindle.errors import MachineNotReady, ServiceDown
+from spindle.own_client import open_gateway
 from spindle.settings import Settings, socket_dir
 from spindle.unprivileged import (
     ServiceUser,
@@ -111,9 +111,9 @@ def start_gateway(settings: Settings, authenticator_password: str) -> None:
         user = service_user(settings)
         embedded.prepare_socket_dir(settings, user)
         supervisor = _ensure_supervisor(settings)
-        _check_port(settings, "GATEWAY_PORT", settings.gateway_port)
+        _check_port(settings, "GATEWAY_PORT", settings.gateway_port, settings.access.address)
         if settings.metrics_port:
-            _check_port(settings, "METRICS_PORT", settings.metrics_port)
+            _check_port(settings, "METRICS_PORT", settings.metrics_port, "127.0.0.1")
         written = gateway.write_gateway(settings, user, authenticator_password)
         if written.postgrest and _state(supervisor, "postgrest").alive:
             if written.postgrest_rereads:
@@ -409,10 +409,8 @@ def _give_up(supervisor: Any, names: list[str]) -> bool:
 
 
 def _not_ready_reason(settings: Settings) -> str:
-    # A proxy of the environment has no business with loopback.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{settings.gateway_url}/health/ready", timeout=10):
+        with open_gateway(settings, "/health/ready", timeout=10):
             return ""
     except urllib.error.HTTPError as error:
         with error:
@@ -433,7 +431,22 @@ def _reread_nginx(settings: Settings, supervisor: Any) -> None:
     done = run_unprivileged(settings, [*_nginx_command(settings), "-t", "-q"])
     if done.returncode != 0:
         raise ServiceDown(f"nginx refuses its configuration: {done.stderr.strip()}")
+    before = _nginx_workers(settings)
     supervisor.signalProcess("nginx", "HUP")
+    deadline = time.monotonic() + START_SECONDS
+    while before & _nginx_workers(settings):
+        if time.monotonic() > deadline:
+            raise ServiceDown("nginx keeps its old configuration", _last_lines(settings, "nginx-error.log"))
+        time.sleep(POLL_SECONDS)
+
+
+def _nginx_workers(settings: Settings) -> set[int]:
+    """Those that take new connections: one that is told to end says so in its title."""
+    return {
+        process.pid
+        for process in _own_processes(settings)
+        if " ".join(process.cmdline()).strip() == "nginx: worker process"
+    }
 
 
 def _reread_postgrest(supervisor: Any) -> None:
@@ -455,14 +468,18 @@ def _last_lines(settings: Settings, *names: str, count: int = 8) -> str:
 # --- processes and the port ------------------------------------------------------------------------------
 
 
-def _check_port(settings: Settings, key: str, port: int) -> None:
+def _check_port(settings: Settings, key: str, port: int, address: str) -> None:
     if any(_listens(process, port) for process in _own_processes(settings)):
         return
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise MachineNotReady(
+                    f"this computer has no address {address}", "set GATEWAY_ADDRESS to one of its own, or to 0.0.0.0"
+                ) from error
             what = "taken by another program" if error.errno == errno.EADDRINUSE else f"not usable: {error.strerror}"
             other = port + 1 if 1024 <= port < 65535 else 8001
             raise MachineNotReady(

@@ -13,6 +13,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from psycopg.conninfo import make_conninfo
 
+from spindle.access import ACCESS_KEYS, Access, read_access
 from spindle.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +69,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings, checked. Ports are on loopback, paths absolute."""
+    """All settings, checked. Paths are absolute."""
 
     state_dir: Path
     machines: tuple[str, ...]
@@ -86,6 +87,7 @@ class Settings:
     source_timeout_seconds: float = 300.0
     serve_stale_hours: float = 24.0
     metrics_port: int | None = None
+    access: Access = field(default_factory=Access)
     root: Path = ROOT
 
     @property
@@ -94,7 +96,7 @@ class Settings:
 
     @property
     def gateway_url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+        return f"{self.access.own_origin}:{self.gateway_port}"
 
 
 def load_settings(root: Path = ROOT, environ: Mapping[str, str] | None = None) -> Settings:
@@ -153,6 +155,7 @@ def load_settings(root: Path = ROOT, environ: Mapping[str, str] | None = None) -
         ),
         serve_stale_hours=_positive("SERVE_STALE_HOURS", given.get("SERVE_STALE_HOURS", "24"), "hours"),
         metrics_port=_metrics_port(given),
+        access=read_access(given, root),
     )
 
 
@@ -207,7 +210,7 @@ def socket_dir(state_dir: Path) -> Path:
 
 def _known_keys(fleet: Mapping[str, str]) -> frozenset[str]:
     prefixes = ["DB", "AGG_DB", *(f"DB_{machine.upper()}" for machine in fleet)]
-    return PLAIN_KEYS | {f"{prefix}_{part}" for prefix in prefixes for part in CONNECTION_PARTS}
+    return PLAIN_KEYS | ACCESS_KEYS | {f"{prefix}_{part}" for prefix in prefixes for part in CONNECTION_PARTS}
 
 
 def _results(given: Mapping[str, str]) -> Connection | None:

@@ -106,7 +106,8 @@ def _checked(settings: Settings, result: Any) -> Any:
     nodes = getattr(result.result, "results", [])
     failed = [f"{node.node.name}: {node.message}" for node in nodes if node.status in ("error", "fail")]
     reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
-    computed = _model_runs([node for node in nodes if node.status == "success"])
+    succeeded = [node for node in nodes if node.status == "success" and node.node.resource_type == "model"]
+    computed = _model_runs(succeeded)
     raise ModelFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}", computed)
 
 

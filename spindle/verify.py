@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import psycopg
 
 from spindle import cache, services
 from spindle.errors import RefreshFailed, SettingsError, SpindleError
+from spindle.own_client import open_gateway
 from spindle.settings import Settings
+from spindle.tokens import own_headers
 
 # data_status's names for the rows of each result
 RECORDS = {
@@ -82,6 +83,8 @@ def check_api(
     if services.gateway_port(settings) is None:
         return "the gateway is not running, so what it serves was not checked"
     cache.refresh_cache(settings)
+    if settings.access.jwks_file is not None:
+        return "tokens are signed elsewhere (API_JWKS_FILE), so what the gateway serves was not checked"
     counted = count_records(connection)
     cuts = read_cuts(connection)
     for machine, cut in ((name, cuts[name]) for name in machines if name in cuts):
@@ -97,8 +100,12 @@ def check_api(
             wrong.append(f"data_until {until} instead of {cut.isoformat()}")
         if refreshed and not served.get("refresh_ok"):
             wrong.append("refresh_ok is not true")
-        days = {row["dt"] for row in get(settings, "machine_util", machine=f"eq.{machine}", select="dt")}
-        rows = connection.execute("select day::text from agg.activity where machine = %s", (machine,)).fetchall()
+        served_days = get(settings, "machine_util", machine=f"eq.{machine}", select="dt", order="dt.desc")
+        days = {row["dt"] for row in served_days}
+        rows = connection.execute(
+            "select day::text from agg.activity where machine = %s order by day desc limit %s",
+            (machine, settings.access.max_rows),
+        ).fetchall()
         if lost := {day for (day,) in rows} - days:
             wrong.append(f"machine_util lacks {', '.join(sorted(lost)[:10])}")
         if wrong:
@@ -121,9 +128,10 @@ def check_port(settings: Settings) -> None:
 
 def get(settings: Settings, path: str, **filters: str) -> Any:
     """One answer of the API. Raises RefreshFailed when there is none."""
-    url = f"{settings.gateway_url}/api/v1/{path}?{urlencode(filters)}"
+    path = f"/api/v1/{path}?{urlencode(filters)}"
+    url = f"{settings.gateway_url}{path}"
     try:
-        with urlopen(url, timeout=30) as answer:
+        with open_gateway(settings, path, timeout=30, headers=own_headers(settings.access)) as answer:
             found, stale = json.load(answer), answer.headers["X-Cache"] == "STALE"
     except HTTPError as error:
         body = error.read(2000).decode(errors="replace")

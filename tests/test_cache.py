@@ -138,7 +138,7 @@ def test_what_changes_an_answer_has_an_entry_of_its_own(expendable: Spindle, hea
         plain.headers["Content-Range"],
     )
     assert other.headers["ETag"] != plain.headers["ETag"]
-    assert "Accept, Prefer, Range, Range-Unit" in other.headers.get_all("Vary", [])
+    assert other.headers.get_all("Vary") == ["Accept, Prefer, Range, Range-Unit, Origin, Accept-Encoding"]
     for again in (expendable.get(path, headers=headers), expendable.get(path, headers=headers)):
         assert (again.status, again.body) == (other.status, other.body)
     assert expendable.get(path).body == plain.body
@@ -146,7 +146,12 @@ def test_what_changes_an_answer_has_an_entry_of_its_own(expendable: Spindle, hea
 
 @pytest.mark.parametrize(
     "headers",
-    [{"X-Generation": "mine"}, {"Accept-Profile": "gateway"}, {"Host": "evil.example"}, {"Origin": "http://x.example"}],
+    [
+        {"X-Generation": "mine"},
+        {"Authorization": "Bearer mine"},
+        {"Host": "evil.example"},
+        {"Origin": "http://x.example"},
+    ],
     ids=lambda headers: next(iter(headers)),
 )
 def test_other_headers_of_a_client_change_nothing(expendable: Spindle, headers: dict[str, str]) -> None:
@@ -161,7 +166,8 @@ def test_other_headers_of_a_client_change_nothing(expendable: Spindle, headers: 
 
 @pytest.mark.parametrize("path", ["/gateway/generation", "/gateway/renewed", "/api/v1/rpc/generation"])
 def test_the_gateways_own_questions_are_not_for_clients(expendable: Spindle, path: str) -> None:
-    assert expendable.get(path, headers={"Accept-Profile": "gateway"}).status == 404
+    assert expendable.get(path).status == 404
+    assert expendable.get(path, headers={"Accept-Profile": "gateway"}).status in (400, 404)
 
 
 def test_conditional_requests(expendable: Spindle, admin: psycopg.Connection) -> None:
@@ -194,7 +200,8 @@ def test_compressed_or_not_is_one_entry(expendable: Spindle, statements: Stateme
     compressed = expendable.get(path, headers={"Accept-Encoding": "gzip"})
     assert compressed.headers["Content-Encoding"] == "gzip"
     assert plain.headers["Content-Encoding"] is None
-    assert "Accept-Encoding" in compressed.headers.get_all("Vary", [])
+    for answer in (plain, compressed):
+        assert "Accept-Encoding" in answer.headers["Vary"]
     assert gzip.decompress(compressed.body) == plain.body
     assert statements.read() == ["temperatures"]
 
