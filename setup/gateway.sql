@@ -83,7 +83,7 @@ language sql stable security definer set search_path = '' as $$
         select run_id, machine, cut_ms, extract(epoch from finished_at) as finished_at
         from refreshes
         inner join agg.refresh_cuts using (run_id)
-        where refreshes.outcome <> 'failed' and coalesce(to_jsonb(refresh_cuts) ->> 'outcome', 'succeeded') = 'succeeded'
+        where refresh_cuts.outcome = 'succeeded'
     ),
 
     find_machines as (

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from spindle import database
+from spindle import cache, database
 from spindle.database import NEXT, OLD
 from spindle.errors import CannotConnect, MachinesFailed, RefreshBusy, SpindleError
 from spindle.extract import Extract
@@ -130,6 +130,7 @@ class Run:
                 " models = %s where run_id = %s",
                 (text[:4000], json.dumps(self.models), self.run_id),
             )
+        cache.refresh_cache(settings)
 
     def _record_machines(self, connection: psycopg.Connection, *, ok: bool) -> None:
         """`ok` false: also what was computed does not count, so the next run computes it again."""
