@@ -146,7 +146,12 @@ def test_what_changes_an_answer_has_an_entry_of_its_own(expendable: Spindle, hea
 
 @pytest.mark.parametrize(
     "headers",
-    [{"X-Generation": "mine"}, {"Authorization": "Bearer mine"}, {"Host": "evil.example"}, {"Origin": "http://x.example"}],
+    [
+        {"X-Generation": "mine"},
+        {"Authorization": "Bearer mine"},
+        {"Host": "evil.example"},
+        {"Origin": "http://x.example"},
+    ],
     ids=lambda headers: next(iter(headers)),
 )
 def test_other_headers_of_a_client_change_nothing(expendable: Spindle, headers: dict[str, str]) -> None:
