@@ -115,23 +115,33 @@ language sql stable security definer set search_path = '' as $$
 $$;
 
 -- Where there is a login PostgREST asks this before every request. A token may name any role that authenticator may become,
--- and without one it stays authenticator, which may read nothing but the metrics: these have no token, and no client gets there.
+-- and without one it stays authenticator, which may read nothing but the metrics: these have no token, and no client gets
+-- there. PostgREST itself takes a token for half a minute after its end.
 create or replace function gateway.require_reader()
 returns void
 language plpgsql stable as $$
 declare
-    status int := case current_user when 'authenticator' then 401 else 403 end;
+    ends numeric := nullif(current_setting('request.jwt.claims', true), '')::json ->> 'exp';
 begin
-    if current_user = 'api_reader'
-        or current_user = 'authenticator' and current_setting('request.path', true) = '/rpc/run_metrics'
-    then
+    if current_user = 'authenticator' and current_setting('request.path', true) = '/rpc/run_metrics' then
         return;
+    elsif current_user = 'authenticator' then
+        perform gateway.refuse(401, 'a token is needed', 'Bearer');
+    elsif current_user <> 'api_reader' then
+        perform gateway.refuse(403, 'the token lacks the role api_reader', 'Bearer error="insufficient_scope"');
+    elsif ends <= extract(epoch from clock_timestamp()) then
+        perform gateway.refuse(401, 'the token has expired', 'Bearer error="invalid_token", error_description="expired"');
     end if;
+end
+$$;
+
+create or replace function gateway.refuse(status int, message text, challenge text)
+returns void
+language plpgsql stable as $$
+begin
     raise sqlstate 'PGRST' using
-        message = json_build_object(
-            'code', 'GW' || status, 'message', 'a token with the role api_reader is needed', 'hint', null, 'details', null
-        ),
-        detail = json_build_object('status', status, 'headers', json_build_object());
+        message = json_build_object('code', 'GW' || status, 'message', message, 'hint', null, 'details', null),
+        detail = json_build_object('status', status, 'headers', json_build_object('WWW-Authenticate', challenge));
 end
 $$;
 
@@ -139,4 +149,5 @@ $$;
 revoke execute on all functions in schema gateway from public;
 grant usage on schema gateway to web_anon, authenticator;
 grant execute on function gateway.generation() to web_anon;
-grant execute on function gateway.require_reader(), gateway.run_metrics() to web_anon, authenticator;
+grant execute on function gateway.require_reader(), gateway.refuse(int, text, text) to web_anon, authenticator;
+grant execute on function gateway.run_metrics() to web_anon, authenticator;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,12 +78,14 @@ def postgrest_values(access: Access, folder: str, login_role: str) -> Mapping[st
     """For gateway/postgrest.conf.template. They hold a secret: for a private file, never a log."""
     if not access.login:
         return {"max_rows": str(access.max_rows), "anon_role": "web_anon", "login": ""}
+    keys = hashlib.sha256(_read(access.jwks_file).encode()).hexdigest() if access.jwks_file else "a secret"
     secret = access.jwt_secret or f"@{folder}/{KEY_SET}"
     return {
         "max_rows": str(access.max_rows),
         # Who has no token stays what PostgREST logs in as, and that may read nothing.
         "anon_role": login_role,
-        "login": f'jwt-secret = "{secret}"\ndb-pre-request = "gateway.require_reader"',
+        # other keys are another configuration
+        "login": f'jwt-secret = "{secret}" # {keys}\ndb-pre-request = "gateway.require_reader"',
     }
 
 

@@ -199,6 +199,8 @@ def test_a_cut_answer_says_so_and_keys_lead_on(limited: Spindle, spindle: Spindl
     assert first.status == 200
     assert len(first.json) == 1000
     assert first.headers["X-Row-Limit"] == "1000"
+    kept = paced(limited, path)
+    assert (kept.headers["X-Cache"], kept.headers["X-Row-Limit"]) == ("HIT", "1000")
 
     rows: list[dict[str, Any]] = []
     page = first
