@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import Answer, Spindle, thorough
 from tests.services import Statements, eventually, stopped
 
+pytestmark = pytest.mark.alone
+
 UTIL = "/api/v1/machine_util"
 # The gateway looks for a new generation when the second after its last look has passed.
 LOOK_SECONDS = 2.5

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
@@ -97,6 +98,7 @@ def good_client(port: int) -> Iterator[list[float]]:
 
 
 @thorough
+@pytest.mark.alone
 def test_a_client_beside_is_served(spindle: Spindle) -> None:
     """Six attackers of one address with the most expensive requests there are, for twenty seconds."""
     attacks = expensive()

@@ -12,6 +12,8 @@ from tests.conftest import Spindle, thorough
 from tests.load import crowd
 from tests.test_downtime import WITHOUT_DAYS
 
+pytestmark = pytest.mark.alone
+
 CONNECTIONS = 256
 PATHS = [
     *WITHOUT_DAYS,
