@@ -190,10 +190,10 @@ def _read_machines(connection: Any, settings: Settings, status: Status) -> None:
         )
     failures = [machine for machine in status.machines if machine.failed]
     if failures:
-        names = ", ".join(f"{machine.machine} since {machine.problem_since}" for machine in failures)
+        found = "; ".join(f"{machine.problem} (since {machine.problem_since})" for machine in failures)
         status.problems.append(
             MachinesFailed(
-                f"{len(failures)} of {len(status.machines)} machines failed: {names}",
+                f"{len(failures)} of {len(status.machines)} machines failed: {found}",
                 "the next refresh after it is mended catches up by itself; `bootstrap.py doctor` says more",
             )
         )

@@ -97,7 +97,7 @@ def test_a_running_refresh_ends_the_second_one_with_6(spindle: Spindle, results:
     assert "another refresh, backfill or rebuild is running" in spindle.run("refresh", exit_code=6).stderr
 
 
-def test_lost_results_end_with_1_and_show_in_status_until_the_next_refresh(
+def test_lost_results_of_a_machine_end_with_8_and_show_in_status_until_the_next_refresh(
     spindle: Spindle, machine_databases: dict[str, str]
 ) -> None:
     with psycopg.connect(machine_databases["tamesa"], autocommit=True) as log:
@@ -105,10 +105,14 @@ def test_lost_results_end_with_1_and_show_in_status_until_the_next_refresh(
         log.execute("create table kept as select * from variable_log_float where id_var in " + ids)
         log.execute("delete from variable_log_float where date > 1774900000000 and id_var in " + ids)
         try:
-            done = spindle.run("refresh", exit_code=1)
-            assert "tamesa: sensor_records fell" in done.stderr
-            status = json.loads(spindle.run("status", "--json", exit_code=1).stdout)
-            assert "sensor_records fell" in status["problems"][0]
+            done = spindle.run("refresh", exit_code=8)
+            assert "tamesa lost results: sensor_records from" in done.stderr
+            status = json.loads(spindle.run("status", "--json", exit_code=8).stdout)
+            assert "tamesa lost results: sensor_records from" in status["problems"][0]
+            assert {machine["machine"]: machine["failed"] for machine in status["machines"]} == {
+                "branosera": False,
+                "tamesa": True,
+            }
             assert spindle.get("/api/v1/data_status").json["refresh_ok"] is False
         finally:
             log.execute("insert into variable_log_float select * from kept on conflict do nothing")

@@ -223,6 +223,8 @@ def test_ctrl_c_inside_dbt_ends_with_130(plant: Plant) -> None:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # tests in the background of a shell inherit that SIGINT is ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         waiting = "select count(*) from pg_locks where not granted and relation = 'agg.energy'::regclass"
         while plant.read(waiting) == [(0,)]:
