@@ -84,10 +84,12 @@ def test_passwords_are_in_no_text() -> None:
 
 
 def test_every_key_is_in_the_example() -> None:
+    from spindle.access import ACCESS_KEYS
     from spindle.settings import CONNECTION_PARTS, PLAIN_KEYS
 
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     documented = set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE))
-    expected = PLAIN_KEYS | {f"{prefix}_{part}" for prefix in ("DB", "AGG_DB") for part in CONNECTION_PARTS}
+    of_connections = {f"{prefix}_{part}" for prefix in ("DB", "AGG_DB") for part in CONNECTION_PARTS}
+    expected = PLAIN_KEYS | ACCESS_KEYS | of_connections
     assert expected <= documented
     assert documented - expected == {"DB_TAMESA_HOST", "DB_TAMESA_NAME"}
