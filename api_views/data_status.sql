@@ -24,7 +24,7 @@ judge_runs as (
         machine_summary.machine,
         refresh_runs.run_id,
         refresh_runs.finished_at,
-        refresh_runs.kind is distinct from 'backfill' as is_refresh,
+        coalesce(refresh_runs.kind <> 'backfill', true) as is_refresh,
         coalesce(refresh_cuts.outcome, refresh_runs.outcome) = 'succeeded' as is_ok
     from machine_summary
     cross join refresh_runs
