@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 PASSED, NOTHING_COLLECTED = 0, 5
-PARTS = (["-m", "not alone", "--numprocesses", "2", "--dist", "loadfile"], ["-m", "alone"])
+PARTS = (["-m", "not alone", "--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder"], ["-m", "alone"])
 
 
 def main(arguments: list[str]) -> int:

@@ -34,6 +34,19 @@ thorough = pytest.mark.skipif(not THOROUGH, reason="thorough: runs with SPINDLE_
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Thorough tests run two files at a time; the longest begin first, so that none is left alone at the end.
+LONGEST_FIRST = ("test_numbers", "test_runs", "test_fleet", "test_faults", "test_doctor", "test_safety", "test_guide")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if THOROUGH:
+        items.sort(
+            key=lambda item: (
+                LONGEST_FIRST.index(item.path.stem) if item.path.stem in LONGEST_FIRST else len(LONGEST_FIRST)
+            )
+        )
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the gateway answered."""
