@@ -231,7 +231,7 @@ def test_after_a_refresh_the_first_answer_is_new(expendable: Spindle) -> None:
 def test_after_dbt_was_run_by_hand_answers_are_new(expendable: Spindle) -> None:
     before = warmest(expendable)
     heat(expendable, 5)
-    expendable.run("dbt", "run", "--select", "sensor_stats")
+    expendable.run("dbt", "run", "--select", "+sensor_stats")
     eventually(lambda: warmest(expendable) == pytest.approx(before + 5, abs=0.011), LOOK_SECONDS)
 
 

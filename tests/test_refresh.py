@@ -102,7 +102,7 @@ def test_a_day_that_lost_its_rows_loses_its_results_and_says_so(plant: SmallPlan
         log.execute(
             "delete from variable_log_float where id_var = %s and date = %s", (TEMPERATURE, at("2026-03-05 12:00:00"))
         )
-    with pytest.raises(RefreshFailed, match="sensor_records fell from 2 to 1"):
+    with pytest.raises(RefreshFailed, match="sensor_records from 2 to 1"):
         plant.refresh()
     assert plant.read("select day::text from agg.sensor_stats") == [("2026-03-02",)]
     assert plant.read("select outcome from agg.refresh_runs order by run_id desc limit 1") == [("failed",)]
