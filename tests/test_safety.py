@@ -100,7 +100,7 @@ def openssl(*arguments: str) -> str:
 
 
 def token(secret: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    lasting = {"role": "api_reader", "exp": datetime.now(timezone.utc) + timedelta(minutes=5)}
+    lasting = {"role": "api_reader", "exp": datetime.now(timezone.utc) + timedelta(hours=5)}
     return jwt.encode({name: value for name, value in (lasting | claims).items() if value}, secret, algorithm)
 
 
@@ -265,7 +265,7 @@ def logged_line(gateway: Spindle, mark: str) -> Any:
     log = Path(gateway.info["logs"]) / "nginx-access.log"
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        if found := [line for line in log.read_text(encoding="utf-8").splitlines() if mark in line]:
+        if found := [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if mark in line]:
             return json.loads(found[-1])
         time.sleep(0.1)
     pytest.fail(f"{mark} is not in {log}")
