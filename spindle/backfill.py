@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import product
 
 import psycopg
 
 from spindle import database, guards, verify
 from spindle.compute import compute
 from spindle.errors import RefreshFailed, SettingsError, SpindleError
-from spindle.extract import Days
+from spindle.extract import Days, explain
 from spindle.runs import failure, only_one, recorded
 from spindle.settings import Settings
 from spindle.transform import Project
@@ -47,20 +48,26 @@ def make_request(settings: Settings, first: date | None, last: date | None, mach
     for machine in machines:
         if machine not in settings.machines:
             raise SettingsError(f"MACHINE: {machine} has no source", f"known: {', '.join(settings.machines)}")
+    days: list[tuple[date, date]] = []
+    unread: list[SpindleError] = []
     with database.results(settings) as connection:
         # days of results whose log rows are gone are among them, so that they can be taken away
-        results = " union all select machine, first_day, last_day from agg.machine_summary"
-        row = connection.execute(
-            "select min(first_day), max(last_day) from ("
-            "select machine, (timestamptz 'epoch' + oldest_ms * interval '1 ms')::date - 1 as first_day,"
-            " (timestamptz 'epoch' + newest_ms * interval '1 ms')::date + 1 as last_day"
-            " from raw.sources cross join lateral raw.log_bounds(machine)"
-            + (results if database.has_results(settings) else "")
-            + ") as days where machine = any(%(chosen)s) or %(chosen)s = '{}'",
-            {"chosen": list(machines)},
-        ).fetchone()
-    if row is None or row[0] is None:
-        raise RefreshFailed("the logs have no rows", "is the right database set in DB_*?")
+        queries = [
+            "select (timestamptz 'epoch' + oldest_ms * interval '1 ms')::date - 1,"
+            " (timestamptz 'epoch' + newest_ms * interval '1 ms')::date + 1 from raw.log_bounds(%s)"
+        ]
+        if database.has_results(settings):
+            queries.append("select first_day, last_day from agg.machine_summary where machine = %s")
+        for machine, query in product(machines or settings.machines, queries):
+            try:
+                found = connection.execute(query, (machine,)).fetchall()
+            except psycopg.Error as error:  # its part of the backfill fails, and no other's
+                unread.append(explain(settings, machine, error))
+            else:
+                days += [(begin, end) for begin, end in found if begin is not None]
+    if not days:
+        raise unread[0] if unread else RefreshFailed("the logs have no rows", "is the right database set in DB_*?")
+    row = min(begin for begin, _ in days), max(end for _, end in days)
     if first and last and first > last:
         raise SettingsError(f"FROM {first} is after TO {last}", "FROM is the first day, TO the last")
     request = Request(max(first or row[0], row[0]), min(last or row[1], row[1]), tuple(machines))

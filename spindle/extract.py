@@ -152,7 +152,7 @@ class _Job:
                 with connection.transaction():
                     self._fill(connection, result)
         except psycopg.Error as error:
-            result.error = _explain(self.settings, machine, error)
+            result.error = explain(self.settings, machine, error)
         except SpindleError as error:
             result.error = error
         finally:
@@ -226,7 +226,7 @@ def _open_windows(settings: Settings, schema: str, wave: Sequence[Extract], mode
             connection.execute(sql.SQL("analyze {}").format(sql.Identifier(schema, model)))
 
 
-def _explain(settings: Settings, machine: str, error: psycopg.Error) -> SpindleError:
+def explain(settings: Settings, machine: str, error: psycopg.Error) -> SpindleError:
     """The driver's reason in the user's words: the machine's name, and what to do."""
     reason = (error.diag.message_primary or str(error)).strip()
     if error.diag.message_detail:

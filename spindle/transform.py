@@ -27,9 +27,6 @@ class ModelRun:
     seconds: float
     reads: tuple[str, ...] = ()
 
-    def __add__(self, other: ModelRun) -> ModelRun:
-        return ModelRun(self.rows + other.rows, round(self.seconds + other.seconds, 3), self.reads)
-
 
 class ModelFailed(RefreshFailed):
     """Models or tests failed; `models` are those that were computed in spite of it."""

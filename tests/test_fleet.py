@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from spindle import database, extract
-from spindle.backfill import Request, backfill
+from spindle.backfill import backfill, make_request
 from spindle.errors import CannotConnect, MachinesFailed, RefreshFailed
 from spindle.rebuild import rebuild
 from spindle.status import MachineStatus, read_status
@@ -272,9 +272,9 @@ def test_when_all_fail_the_error_is_theirs(healed: Fleet) -> None:
 
 def test_a_backfill_goes_on_without_the_one_that_is_down(healed: Fleet) -> None:
     healed.links["h001"].cut()
-    first, last = healed.read("select min(first_day), max(last_day) from agg.machine_summary")[0]
+    request = make_request(healed.settings, None, None, ())
     with pytest.raises(MachinesFailed, match="h001"):
-        backfill(healed.settings, Request(first, last), step_days=400)
+        backfill(healed.settings, request, step_days=400)
     assert healed.wrong(others(healed, "h001")) == []
 
 
