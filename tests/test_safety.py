@@ -431,33 +431,42 @@ def unsigned(header: dict[str, str], claims: dict[str, Any], signature: str = ""
     return ".".join([*parts, signature])
 
 
-@pytest.mark.parametrize(
-    ("bearer", "status"),
-    [
-        (token(exp=datetime(2020, 1, 1, tzinfo=timezone.utc)), 401),
-        (token(nbf=datetime(2100, 1, 1, tzinfo=timezone.utc)), 401),
-        (token("another-secret-that-is-long-enough-too"), 401),
-        (token(algorithm="HS512", secret="another-secret" * 6), 401),
-        (unsigned({"alg": "none"}, {"role": "api_reader"}), 401),
-        (unsigned({"alg": "None", "typ": "JWT"}, {"role": "api_reader"}), 401),
-        (unsigned({"alg": "HS256"}, {"role": "api_reader"}), 401),
-        (unsigned({"alg": "HS256"}, {"role": "api_reader"}, token().rpartition(".")[2]), 401),
-        (token()[:-2] + "xx", 401),
-        ("x", 401),
-        ("a.b.c", 401),
-        ("." * 5_000, 401),
-        (token(role=None), 401),
-        (token(role="web_anon"), 403),
-        (token(role="authenticator"), 401),
-        (token(role="spindle_owner"), 403),
-        (token(role="spindle_admin"), 403),
-        (token(role="postgres"), 403),
-        (token(role="nobody-at-all"), 403),
-        (token(role="api_reader'; set role spindle_owner; --"), 403),
-        (token(role=["api_reader"]), 403),
-        (token(role="API_READER"), 403),
-    ],
-)
+def changed_signature() -> str:
+    head, _, signature = token().rpartition(".")
+    return f"{head}.{'b' if signature[0] == 'a' else 'a'}{signature[1:]}"
+
+
+# By name: tokens hold the time, so as ids they would differ between the workers of one run.
+OTHER_TOKENS = {
+    "expired": (token(exp=datetime(2020, 1, 1, tzinfo=timezone.utc)), 401),
+    "not yet": (token(nbf=datetime(2100, 1, 1, tzinfo=timezone.utc)), 401),
+    "another secret": (token("another-secret-that-is-long-enough-too"), 401),
+    "another algorithm": (token(algorithm="HS512", secret="another-secret" * 6), 401),
+    "algorithm none": (unsigned({"alg": "none"}, {"role": "api_reader"}), 401),
+    "algorithm None": (unsigned({"alg": "None", "typ": "JWT"}, {"role": "api_reader"}), 401),
+    "no signature": (unsigned({"alg": "HS256"}, {"role": "api_reader"}), 401),
+    "another token's signature": (
+        unsigned({"alg": "HS256"}, {"role": "api_reader"}, token().rpartition(".")[2]),
+        401,
+    ),
+    "changed signature": (changed_signature(), 401),
+    "a letter": ("x", 401),
+    "three letters": ("a.b.c", 401),
+    "dots": ("." * 5_000, 401),
+    "no role": (token(role=None), 401),
+    "web_anon": (token(role="web_anon"), 403),
+    "authenticator": (token(role="authenticator"), 401),
+    "spindle_owner": (token(role="spindle_owner"), 403),
+    "spindle_admin": (token(role="spindle_admin"), 403),
+    "postgres": (token(role="postgres"), 403),
+    "unknown role": (token(role="nobody-at-all"), 403),
+    "SQL as role": (token(role="api_reader'; set role spindle_owner; --"), 403),
+    "roles in a list": (token(role=["api_reader"]), 403),
+    "role in capitals": (token(role="API_READER"), 403),
+}
+
+
+@pytest.mark.parametrize(("bearer", "status"), OTHER_TOKENS.values(), ids=OTHER_TOKENS)
 def test_other_tokens_are_refused(guarded: Spindle, bearer: str, status: int) -> None:
     for path in ("/api/v1/machines", "/api/v1/data_status", "/api/v1/"):
         answer = ask(guarded, path, bearer)
