@@ -1,4 +1,10 @@
-with machine_summary as (
+with machine_config as (
+
+    select * from {{ ref('machine_config') }}
+
+),
+
+machine_summary as (
 
     select * from {{ ref('machine_summary') }}
 
@@ -16,71 +22,96 @@ refresh_cuts as (
 
 ),
 
-judge_runs as (
+list_machines as (
 
-    -- How each run ended for each machine. A refresh or rebuild that failed as a whole failed for all. A backfill of
-    -- past days says nothing of how fresh results are; one up to the cut does, while there was no refresh.
-    select
-        machine_summary.machine,
-        refresh_runs.run_id,
-        refresh_runs.finished_at,
-        coalesce(refresh_runs.kind <> 'backfill', true) as is_refresh,
-        coalesce(refresh_cuts.outcome, refresh_runs.outcome) = 'succeeded' as is_ok
-    from machine_summary
-    cross join refresh_runs
-    left join refresh_cuts
-        on
-            machine_summary.machine = refresh_cuts.machine
-            and refresh_runs.run_id = refresh_cuts.run_id
-    where
-        case
-            when refresh_runs.kind = 'backfill' then refresh_cuts.end_ms = refresh_cuts.cut_ms
-            else refresh_cuts.machine is not null or (refresh_runs.request is null and refresh_runs.outcome = 'failed')
-        end
+    select machine from machine_summary
 
-    union all
+    union
 
-    -- of all machines
-    select
-        null as machine,
-        run_id,
-        finished_at,
-        true as is_refresh,
-        outcome = 'succeeded' as is_ok
-    from refresh_runs
-    where kind is distinct from 'backfill' and request is null
+    -- a machine that never succeeded has no results, but is one of those that must
+    select machine from machine_config
 
 ),
 
-look_for_refreshes as (
+find_last_failure as (
 
-    select
-        *,
-        bool_or(is_refresh) over (partition by machine) as has_refresh
-    from judge_runs
+    -- a run that failed before it came to a machine failed for all
+    select max(run_id) as run_id
+    from refresh_runs
+    where outcome = 'failed' and kind <> 'backfill' and request is null
 
 ),
 
 find_last_runs as (
 
+    -- By the key, for runs are kept for ever. A backfill of past days says nothing of how fresh results are; one up to
+    -- the cut does, while there was no refresh.
     select
-        machine,
-        max(finished_at) filter (where is_ok) as refreshed_at,
-        (array_agg(is_ok order by run_id desc))[1] as refresh_ok
-    from look_for_refreshes
-    where is_refresh or not has_refresh
-    group by machine
+        list_machines.machine,
+        coalesce(last_refresh.run_id, last_backfill.run_id) as run_id,
+        coalesce(last_refresh.is_ok, last_backfill.run_id is not null) as is_ok,
+        coalesce(last_good.finished_at, last_backfill.finished_at) as finished_at
+    from list_machines
+    left join lateral (
+        select
+            refresh_cuts.run_id,
+            refresh_cuts.outcome = 'succeeded' as is_ok
+        from refresh_cuts
+        inner join refresh_runs on refresh_cuts.run_id = refresh_runs.run_id
+        where refresh_cuts.machine = list_machines.machine and refresh_runs.kind <> 'backfill'
+        order by refresh_cuts.run_id desc
+        limit 1
+    ) as last_refresh on true
+    left join lateral (
+        select refresh_runs.finished_at
+        from refresh_cuts
+        inner join refresh_runs on refresh_cuts.run_id = refresh_runs.run_id
+        where
+            refresh_cuts.machine = list_machines.machine
+            and refresh_cuts.outcome = 'succeeded'
+            and refresh_runs.kind <> 'backfill'
+        order by refresh_cuts.run_id desc
+        limit 1
+    ) as last_good on true
+    left join lateral (
+        select
+            refresh_runs.run_id,
+            refresh_runs.finished_at
+        from refresh_cuts
+        inner join refresh_runs on refresh_cuts.run_id = refresh_runs.run_id
+        where
+            last_refresh.run_id is null
+            and refresh_cuts.machine = list_machines.machine
+            and refresh_cuts.outcome = 'succeeded'
+            and refresh_cuts.end_ms = refresh_cuts.cut_ms
+        order by refresh_cuts.run_id desc
+        limit 1
+    ) as last_backfill on true
 
 ),
 
 judge_machines as (
 
-    -- all is ok when the last run of all machines was, and so was the last one of each machine
+    select
+        find_last_runs.machine,
+        find_last_runs.finished_at as refreshed_at,
+        find_last_runs.is_ok and find_last_runs.run_id > coalesce(find_last_failure.run_id, 0) as refresh_ok
+    from find_last_runs
+    cross join find_last_failure
+    -- a machine of the seed that no run has come to has no source
+    where find_last_runs.run_id is not null
+
+),
+
+judge_all as (
+
+    -- all is ok when every machine is that is still in the seed
     select
         null as machine,
-        max(refreshed_at) as refreshed_at,
-        bool_and(refresh_ok) as refresh_ok
-    from find_last_runs
+        max(judge_machines.refreshed_at) as refreshed_at,
+        bool_and(judge_machines.refresh_ok) as refresh_ok
+    from judge_machines
+    inner join machine_config on judge_machines.machine = machine_config.machine
 
     union all
 
@@ -88,8 +119,7 @@ judge_machines as (
         machine,
         refreshed_at,
         refresh_ok
-    from find_last_runs
-    where machine is not null
+    from judge_machines
 
 ),
 
@@ -121,9 +151,9 @@ select
     coalesce(sum_machines.program_records, 0) as program_records,
     coalesce(sum_machines.energy_records, 0) as energy_records,
     sum_machines.data_until,
-    judge_machines.refreshed_at,
-    coalesce(judge_machines.refresh_ok, false) as refresh_ok,
+    judge_all.refreshed_at,
+    coalesce(judge_all.refresh_ok, false) as refresh_ok,
     coalesce(sum_machines.skipped_lists, 0) as skipped_lists,
     sum_machines.machine
 from sum_machines
-left join judge_machines on sum_machines.machine is not distinct from judge_machines.machine
+left join judge_all on sum_machines.machine is not distinct from judge_all.machine

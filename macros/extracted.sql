@@ -57,7 +57,8 @@
 
 {#
     What the present run was asked for, by settings of the session: a backfill's local days (spindle.from_day and
-    spindle.to_day as YYYY-MM-DD; first and last) or everything (spindle.everything = on). Not set for a refresh.
+    spindle.to_day as YYYY-MM-DD; first and last), with spindle.next_days = on when the backfill's next step begins on
+    the day after; or everything (spindle.everything = on). Not set for a refresh.
 #}
 {% macro requested_from_day() -%}
     nullif(current_setting('spindle.from_day', true), '')::date
@@ -65,6 +66,10 @@
 
 {% macro requested_to_day() -%}
     nullif(current_setting('spindle.to_day', true), '')::date
+{%- endmacro %}
+
+{% macro are_next_days_requested() -%}
+    (coalesce(current_setting('spindle.next_days', true), '') = 'on')
 {%- endmacro %}
 
 {% macro is_everything_requested() -%}

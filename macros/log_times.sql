@@ -49,6 +49,11 @@
     3600000
 {%- endmacro %}
 
+{# Milliseconds of 31 days. #}
+{% macro month_ms() -%}
+    2678400000
+{%- endmacro %}
+
 {# Milliseconds of a quarter of an hour: every time zone's hours and days begin at one, as UTC counts them. #}
 {% macro quarter_ms() -%}
     900000

@@ -42,11 +42,29 @@
 {%- endmacro %}
 
 {#
+    Whether a row of the alarm variable ends an alert: power-off, or a list without it. For format(), whose one argument
+    is the alert as {"code": …, "text": …} (jsonb).
+#}
+{% macro ends_alert(value) -%}
+    case
+        when {{ is_off(value) }} then true
+        when {{ is_alarm_list(value) | replace('%', '%%') }}
+            then not jsonb_path_exists({{ value }}::jsonb, 'strict $[*] ? (@[0] == $code && @[1] == $text)', %1$L)
+        else false
+    end
+{%- endmacro %}
+
+{#
     The real value as the decimal number that was logged, numeric: 12.3, not 12.3000001907. Sums of it do not depend
     on the order of the rows, so a result is the same however it was computed.
 #}
 {% macro as_logged(value) -%}
     {{ value }}::text::numeric
+{%- endmacro %}
+
+{# The log of a role (text: operation, load, program or alarms), as setup/raw.sql names it. #}
+{% macro log_of_role(role) -%}
+    case {{ role }} when 'alarms' then 'variable_log_string' else 'variable_log_float' end
 {%- endmacro %}
 
 {#
@@ -62,9 +80,9 @@
 {%- endmacro %}
 
 {#
-    Sample standard deviation rounded to 2 decimals, numeric, from a count (bigint), a sum and a sum of squares (exact
-    numeric, so equal readings give exactly 0). NULL for one reading.
+    Sample standard deviation, numeric, from a count (bigint), a sum and a sum of squares (exact numeric, so equal
+    readings give exactly 0). NULL for one reading.
 #}
 {% macro sample_std_dev(count, sum, sum_squares) -%}
-    round(sqrt(({{ sum_squares }} - {{ sum }} * {{ sum }} / {{ count }}) / nullif({{ count }} - 1, 0)), 2)
+    sqrt(({{ sum_squares }} - {{ sum }} * {{ sum }} / {{ count }}) / nullif({{ count }} - 1, 0))
 {%- endmacro %}

@@ -69,34 +69,28 @@ begin
 end
 $$;
 
--- The runs as metrics need them; times are seconds since 1970.
+-- The runs as metrics need them; times are seconds since 1970. plpgsql, as the view need not be there yet.
 create or replace function gateway.run_metrics()
 returns jsonb
-language sql stable security definer set search_path = '' as $$
-    with refreshes as (
-        -- a backfill of past days says nothing of how fresh the results are
-        select * from agg.refresh_runs where kind <> 'backfill' and outcome <> 'running'
-    ),
-
-    find_good_cuts as (
-        -- a run may have succeeded for some machines only
-        select run_id, machine, cut_ms, extract(epoch from finished_at) as finished_at
-        from refreshes
-        inner join agg.refresh_cuts using (run_id)
-        where refresh_cuts.outcome = 'succeeded'
-    ),
-
-    find_machines as (
+language plpgsql stable security definer set search_path = '' as $$
+declare
+    machines jsonb;
+    runs jsonb;
+begin
+    if to_regclass('api.data_status') is not null then
         select
-            machine,
-            (array_agg(cut_ms / 1000.0 order by run_id desc))[1] as data_until,
-            max(finished_at) as refreshed_at,
-            max(run_id) = (select max(run_id) from refreshes) as succeeded
-        from find_good_cuts
-        group by machine
-    ),
+            jsonb_agg(jsonb_build_object(
+                'machine', status.machine,
+                'data_until', extract(epoch from status.data_until),
+                'refreshed_at', extract(epoch from status.refreshed_at),
+                'succeeded', status.refresh_ok
+            ) order by status.machine)
+        into machines
+        from api.data_status as status
+        where status.machine is not null;
+    end if;
 
-    count_runs as (
+    with count_runs as (
         select
             kind,
             outcome,
@@ -108,10 +102,12 @@ language sql stable security definer set search_path = '' as $$
         group by kind, outcome
     )
 
-    select jsonb_build_object(
-        'machines', coalesce((select jsonb_agg(to_jsonb(find_machines) order by machine) from find_machines), '[]'),
-        'runs', coalesce((select jsonb_agg(to_jsonb(count_runs) order by kind, outcome) from count_runs), '[]')
-    )
+    select jsonb_agg(to_jsonb(count_runs) order by kind, outcome)
+    into runs
+    from count_runs;
+
+    return jsonb_build_object('machines', coalesce(machines, '[]'), 'runs', coalesce(runs, '[]'));
+end
 $$;
 
 -- Where there is a login PostgREST asks this before every request. A token may name any role that authenticator may become,

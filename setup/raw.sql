@@ -81,23 +81,24 @@ end
 $$;
 
 -- Partial sums of a numeric variable in buckets of time, over the rows that meet `condition` (SQL over `value`):
--- first time, count, smallest and largest value as logged, sum and sum of squares of value / divisor. These are taken
--- at 4 decimals, which undoes what single precision adds to a decimal that was logged, and exact, so that no order of
+-- first time, count, smallest and largest value as logged, sum and sum of squares. For the sums values count with 4
+-- decimals, which undoes what single precision adds to a decimal that was logged; they are exact, so that no order of
 -- rows or plan changes them.
+drop function if exists raw.read_sums(text, int, numeric, bigint, bigint, text, bigint) cascade;
 create or replace function raw.read_sums(
-    machine text, id_var int, divisor numeric, from_ms bigint, last_ms bigint, condition text, bucket_ms bigint
+    machine text, id_var int, from_ms bigint, last_ms bigint, condition text, bucket_ms bigint
 )
 returns table (
     first_ms bigint, readings_count bigint, min_value real, max_value real, sum_value numeric, sum_squares numeric
 )
 language plpgsql stable set enable_sort = off set enable_hashagg = off as $$
 declare
-    reading text := format('round((value::double precision / %s)::numeric, 4)', divisor::double precision);
+    logged text := 'round(value::double precision::numeric, 4)';
 begin
     return query execute format(
         'select min(date), count(*), min(value), max(value), sum(%1$s), sum(%1$s * %1$s) from raw.%2$I
         where id_var = %3$s and date >= %4$s and date <= %5$s and %6$s group by date / %7$s',
-        reading, machine || '_variable_log_float', id_var, from_ms, last_ms, condition, bucket_ms
+        logged, machine || '_variable_log_float', id_var, from_ms, last_ms, condition, bucket_ms
     );
 end
 $$;

@@ -30,6 +30,10 @@ create table if not exists agg.refresh_cuts (
     cut_ms bigint,
     primary key (run_id, machine)
 );
+-- the last run of a machine is looked up at every request of /data_status
+create index if not exists refresh_cuts_of_machine on agg.refresh_cuts (machine, run_id desc);
+-- all times of the log, milliseconds, whose results are computed when the run succeeds
+alter table agg.refresh_cuts add column if not exists computed int8multirange;
 alter table agg.refresh_cuts alter column from_day drop not null;
 alter table agg.refresh_cuts alter column to_day drop not null;
 alter table agg.refresh_cuts alter column end_ms drop not null;

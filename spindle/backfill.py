@@ -109,7 +109,8 @@ def backfill(
                 progress(first, last, (first - request.from_day).days, total)
             with recorded(settings, connection, "backfill", f"{request}: {first} to {last}") as run:
                 models = models or project.prepare()
-                compute(settings, run, project, models, machines, Days(first, last), check=check)
+                days = Days(first, last, next_follow=last < request.to_day)
+                compute(settings, run, project, models, machines, days, check=check)
                 run.succeed()
             failed |= run.failed
         if progress and steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from spindle import extract
 from spindle.runs import Run
@@ -26,15 +27,15 @@ def compute(
     A machine that fails is recorded in the run and stops no other. Raises what it failed with when all do, and
     RefreshFailed when a model fails.
     """
-    waves = extract.extract(
-        settings, machines, models, days, schema=f"staging{project.suffix}", check=check, progress=progress
-    )
-    for wave in waves:
-        run.add(wave)
-        if any(machine.error is None for machine in wave):
-            try:
-                run.add_models(wave, project.compute(progress))
-            except ModelFailed as error:
-                run.add_models(wave, error.models)
-                raise
+    schema = f"staging{project.suffix}"
+    # closed when a model fails: the lock must not be given up while machines are still being read
+    with closing(extract.extract(settings, machines, models, days, schema, check=check, progress=progress)) as waves:
+        for wave in waves:
+            run.add(wave)
+            if any(machine.error is None for machine in wave):
+                try:
+                    run.add_models(wave, project.compute(progress))
+                except ModelFailed as error:
+                    run.add_models(wave, error.models)
+                    raise
     run.raise_failed()

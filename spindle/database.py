@@ -264,12 +264,21 @@ def create_database(admin: psycopg.Connection, name: str, owner: str | None = No
     admin.execute(statement)
 
 
-def drop_schemas(connection: psycopg.Connection, *suffixes: str) -> None:
-    """Drop staging, agg and api with these suffixes: what a rebuild replaced, or a killed one left. Views first; a
-    slow reader of them delays this, and nobody else."""
-    for suffix in suffixes:
-        for schema in reversed(SCHEMAS):
-            connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema + suffix)))
+def drop_schemas(connection: psycopg.Connection, *suffixes: str) -> bool:
+    """Drop staging, agg and api with these suffixes: what a rebuild replaced, or a killed one left. Views first.
+
+    Returns False when somebody still reads them: the next run tries again.
+    """
+    try:
+        with connection.transaction():
+            connection.execute("set local lock_timeout = '2s'")
+            for suffix in suffixes:
+                for schema in reversed(SCHEMAS):
+                    name = sql.Identifier(schema + suffix)
+                    connection.execute(sql.SQL("drop schema if exists {} cascade").format(name))
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
 
 
 def is_set_up(settings: Settings) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,10 +32,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Days:
-    """What a run computes: a backfill's local days, both included, else what a refresh finds to do, or everything."""
+    """What a run computes: a backfill's local days, both included, else what a refresh finds to do, or everything.
+
+    `next_follow`: the backfill goes on with the day after `last`.
+    """
 
     first: date | None = None
     last: date | None = None
+    next_follow: bool = False
     everything: bool = False
 
     def session_settings(self) -> dict[str, str]:
@@ -43,6 +47,7 @@ class Days:
         return {
             "spindle.from_day": "" if self.first is None else self.first.isoformat(),
             "spindle.to_day": "" if self.last is None else self.last.isoformat(),
+            "spindle.next_days": "on" if self.next_follow else "",
             "spindle.everything": "on" if self.everything else "",
         }
 
@@ -79,11 +84,11 @@ def extract(
     machines: Sequence[str],
     models: Sequence[str],
     days: Days,
+    schema: str,
     *,
-    schema: str = "staging",
     check: Check | None = None,
     progress: Progress | None = None,
-) -> Iterator[list[Extract]]:
+) -> Generator[list[Extract], None, None]:
     """Fill the extracted tables, and yield the machines in waves as they are ready.
 
     While a wave is at hand, refresh_window has exactly its machines. `models` are in the order of their dependencies.
@@ -193,7 +198,18 @@ def _weeks(connection: psycopg.Connection, machine: str) -> int:
 
 
 def _absent_variables(connection: psycopg.Connection, machine: str) -> list[str]:
-    """Configured variables that the machine's dictionary lacks. Raises RefreshFailed when it lacks them all."""
+    """Configured variables that the machine's dictionary lacks. Raises RefreshFailed when it lacks them all, or has one
+    twice whose values hold until the next: two cannot hold at once."""
+    twice = connection.execute(
+        "select string_agg(distinct variable, ', ') from (select variable from base_signals"
+        " where machine = %s and role <> 'temperature' group by variable having count(*) > 1) as twice",
+        (machine,),
+    ).fetchone()
+    if twice and twice[0]:
+        raise RefreshFailed(
+            f"the dictionary of {machine} (table variable) has more than one variable named {twice[0]}",
+            "only one can be meant: rename the others there, or take the name out of seeds/signal_config.csv",
+        )
     configured, absent = (
         [variable for (variable,) in connection.execute(query + " order by variable", {"machine": machine})]
         for query in (

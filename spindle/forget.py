@@ -33,6 +33,8 @@ def forget(settings: Settings, machine: str) -> int:
             raise SettingsError(
                 f"there are no results of a machine {machine}", f"known: {', '.join(name for (name,) in known)}"
             )
+        # what its runs did is gone too: were it to come back, all its days would have to be computed
+        connection.execute("delete from agg.refresh_cuts where machine = %s", (machine,))
         connection.execute("select gateway.end_change()")
     cache.refresh_cache(settings)
     return rows

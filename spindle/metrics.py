@@ -38,7 +38,7 @@ class Requests:
 
     def __init__(self, registry: CollectorRegistry, log: Path, endpoints: Iterable[str]) -> None:
         self.log = log
-        self.endpoints = set(endpoints)
+        self.endpoints = frozenset(endpoints)
         self.position = log.stat().st_size if log.exists() else 0
         self.requests = Counter(
             "spindle_requests", "Requests answered.", ("endpoint", "method", "status", "cache"), registry=registry
@@ -56,7 +56,7 @@ class Requests:
         """Count what is new. A log that has grown long is emptied; nginx appends, so it goes on at its new end."""
         for line in self._new_lines():
             status, method, seconds, sent, cache, uri = line.split(" ", 5)
-            endpoint = self._endpoint(uri, int(status))
+            endpoint = self._endpoint(uri)
             known_method = method if method in METHODS else "other"
             self.requests.labels(endpoint, known_method, status, cache[1:].lower() or "none").inc()
             self.seconds.labels(endpoint).observe(float(seconds))
@@ -78,13 +78,11 @@ class Requests:
             self.position = 0
         return whole.decode(errors="replace").splitlines()
 
-    def _endpoint(self, uri: str, status: int) -> str:
-        """A label of which there are few, whatever is asked: names become known by an answer."""
+    def _endpoint(self, uri: str) -> str:
+        """A label of which there are few, whatever is asked."""
         found = API_PATH.match(uri)
         if not found:
             return "description" if uri.startswith("/api/v1") else "page"
-        if status < 400:
-            self.endpoints.add(found.group(1))
         return found.group(1) if found.group(1) in self.endpoints else "unknown"
 
 
@@ -137,7 +135,8 @@ def _family(
     family: GaugeMetricFamily | CounterMetricFamily, rows: list[dict[str, Any]], labels: list[str], key: str
 ) -> Metric:
     for row in rows:
-        family.add_metric([row[label] for label in labels], row[key])
+        if row[key] is not None:  # a machine that never succeeded
+            family.add_metric([row[label] for label in labels], row[key])
     return family
 
 

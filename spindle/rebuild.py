@@ -51,6 +51,11 @@ def rebuild(
     ):
         has_results = guards.has_results(connection)
         before = verify.count_records(connection) if has_results else {}
+        if not database.drop_schemas(connection, NEXT, OLD):
+            raise RefreshFailed(
+                "somebody still reads what the last rebuild replaced, so there is no room for another",
+                "see who has a transaction open for so long (pg_stat_activity), then run it again",
+            )
         guards.refuse_dependents(connection)
         check = None
         if not accept_loss:

@@ -138,12 +138,13 @@ class Run:
         for extract in self.extracts:
             window: Mapping[str, Any] = extract.window or {}
             connection.execute(
-                "insert into agg.refresh_cuts (run_id, machine, from_day, to_day, end_ms, oldest_ms, cut_ms, outcome,"
-                " problem, extract_seconds, rows_extracted) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                "insert into agg.refresh_cuts (run_id, machine, from_day, to_day, end_ms, oldest_ms, cut_ms, computed,"
+                " outcome, problem, extract_seconds, rows_extracted)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s::int8multirange, %s, %s, %s, %s)",
                 (
                     self.run_id,
                     extract.machine,
-                    *(window.get(name) for name in ("from_day", "to_day", "end_ms", "oldest_ms", "cut_ms")),
+                    *(window.get(name) for name in ("from_day", "to_day", "end_ms", "oldest_ms", "cut_ms", "computed")),
                     "succeeded" if ok and extract.error is None else "failed",
                     extract.problem,
                     extract.seconds,

@@ -284,7 +284,8 @@ def _programs(settings: Settings, user: ServiceUser | None) -> list[Program]:
     if settings.metrics_port:
         options = ["--user", user.name, *(["--namespace"] if user.namespaced else [])] if user else []
         paths = [str(gateway.metrics_log(settings)), str(gateway.postgrest_socket(settings))]
-        endpoints = sorted(view.stem for view in (settings.root / "api_views").glob("*.sql"))
+        # temperature is the old dialect's other spelling
+        endpoints = [*sorted(view.stem for view in (settings.root / "api_views").glob("*.sql")), "temperature"]
         collect = [sys.executable, "-m", "spindle.metrics", *options, str(settings.metrics_port), *paths, *endpoints]
         programs.append(Program("metrics", collect, folder, "TERM", 10, "metrics.log"))
     if settings.embedded_results:

@@ -61,10 +61,12 @@ class Project:
         self._manifest: Any = None
 
     def prepare(self, progress: Progress | None = None) -> list[str]:
-        """Load the seeds, and make the extracted models without filling them. Returns these, dependencies first."""
-        nodes = self._build(
-            ["--select", EXTRACT, "resource_type:seed", *_NO_TESTS, "--resource-type", "seed"], progress
-        )
+        """Load the seeds and test them, and make the extracted models without filling them.
+
+        Returns these models, dependencies first. Raises RefreshFailed that names the rule that a seed breaks.
+        """
+        wanted = ["--select", EXTRACT, "resource_type:seed", "--exclude", f"{EXTRACT},resource_type:test"]
+        nodes = self._build([*wanted, *_types("model", "seed", "test")], progress)
         return [node.node.name for node in nodes if node.node.resource_type == "model"]
 
     def compute(self, progress: Progress | None = None) -> dict[str, ModelRun]:
@@ -72,11 +74,11 @@ class Project:
 
         Raises ModelFailed, with the models that did not.
         """
-        return _model_runs(self._build(["--exclude", EXTRACT, "resource_type:seed", *_NO_TESTS], progress))
+        return _model_runs(self._build(["--exclude", EXTRACT, "resource_type:seed", *_types("model")], progress))
 
     def test(self, progress: Progress | None = None) -> None:
         """Run the data tests. Raises RefreshFailed that names those that failed."""
-        self._build(["--resource-type", "test"], progress)
+        self._build(_types("test"), progress)
 
     def _build(self, options: Sequence[str], progress: Progress | None) -> list[Any]:
         """Nodes that were run, in the order of their ends. Raises RefreshFailed with dbt's message of each failure."""
@@ -94,14 +96,19 @@ class Project:
         return _invoke(arguments, quiet=not self.verbose, callbacks=callbacks, manifest=self._manifest)
 
 
-_NO_TESTS = ("--resource-type", "model")
+def _types(*resource_types: str) -> list[str]:
+    return [word for resource_type in resource_types for word in ("--resource-type", resource_type)]
 
 
 def _checked(settings: Settings, result: Any) -> Any:
     if result.success:
         return result
     nodes = getattr(result.result, "results", [])
-    failed = [f"{node.node.name}: {node.message}" for node in nodes if node.status in ("error", "fail")]
+    failed = [
+        f"{node.node.name}: {(node.status == 'fail' and node.node.description) or node.message}"
+        for node in nodes
+        if node.status in ("error", "fail")
+    ]
     reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
     succeeded = [node for node in nodes if node.status == "success" and node.node.resource_type == "model"]
     computed = _model_runs(succeeded)

@@ -51,7 +51,7 @@ def find_losses(connection: psycopg.Connection, before: Counts) -> dict[str, Spi
             errors[machine] = RefreshFailed(
                 f"{machine} lost results: {', '.join(fallen)}",
                 "rows of the last days are gone from its log, or a variable from its dictionary; if that is right, the"
-                " next refresh will pass; else mend it and `make backfill` these days",
+                " next refresh will pass; else mend it and refresh",
             )
     missing = connection.execute(
         "select machine, day::text from agg.sensor_stats union select machine, day::text from agg.state_changes"

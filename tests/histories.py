@@ -95,23 +95,45 @@ class ComparedPlant:
                 found[machine].append(tuple(map(comparable, row)))
         return {machine: sorted(rows, key=repr) for machine, rows in found.items()}
 
-    def differences(self, logs: dict[str, oracle.MachineLog], rules: list[oracle.Rule]) -> list[str]:
-        """What the models computed other than the oracle does from `logs`; each line names machine and result."""
+    def starts(self) -> dict[str, date]:
+        """First local day of each history."""
+        return {
+            machine: min(oracle.Clock(log.time_zone).day(when) for _, when, _ in [*log.floats, *log.strings])
+            for machine, log in self.histories.items()
+        }
+
+    def differences(
+        self,
+        logs: dict[str, oracle.MachineLog],
+        rules: list[oracle.Rule],
+        days: tuple[date, date] | None = None,
+    ) -> list[str]:
+        """What the models computed other than the oracle does from `logs`; each line names machine and result.
+
+        `days`: only results of the days from the first to the last of them.
+        """
+
+        def is_meant(day: date) -> bool:
+            return days is None or days[0] <= day <= days[1]
+
         expected = {machine: oracle.compute(log, rules) for machine, log in logs.items()}
         lines = []
         for table, (_, names) in COMPARED.items():
             computed = self.computed(table)
+            day = names.split(", ").index("day")
             for machine, results in expected.items():
                 wanted = sorted(
                     (
                         tuple(comparable(getattr(row, name)) for name in names.split(", "))
                         for row in getattr(results, table)
+                        if is_meant(row.day)
                     ),
                     key=repr,
                 )
-                if computed[machine] != wanted:
-                    missing = [row for row in wanted if row not in computed[machine]]
-                    extra = [row for row in computed[machine] if row not in wanted]
+                found = [row for row in computed[machine] if is_meant(row[day])]
+                if found != wanted:
+                    missing = [row for row in wanted if row not in found]
+                    extra = [row for row in found if row not in wanted]
                     lines.append(f"{machine} {table}: missing {missing[:3]}, extra {extra[:3]}")
         return lines
 

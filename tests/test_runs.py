@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -140,7 +141,8 @@ def test_a_backfill_of_past_days_does_not_hide_a_failed_refresh(plant: Plant) ->
     """data_status says when it was last refreshed and whether that succeeded: newer rows are still missing."""
     before = plant.read(REFRESHED)
     assert before[0][1] is False
-    plant.backfill(DAYS[0], DAYS[1], step_days=1)
+    with never_logged_load(plant):
+        plant.backfill(DAYS[0], DAYS[1], step_days=1)
     assert plant.runs("kind, request, outcome, error", 2) == [
         ("backfill", "2026-03-02 to 2026-03-03, all machines: 2026-03-02 to 2026-03-02", "succeeded", None),
         ("backfill", "2026-03-02 to 2026-03-03, all machines: 2026-03-03 to 2026-03-03", "succeeded", None),
@@ -148,12 +150,9 @@ def test_a_backfill_of_past_days_does_not_hide_a_failed_refresh(plant: Plant) ->
     windows = plant.read(
         "select from_day::text, to_day::text, cut_ms from agg.refresh_cuts order by run_id desc limit 2"
     )
-    assert [window[0] for window in windows] == ["2026-03-03", "2026-03-02"]
-    # a step goes on to the day on which the values carried out of it end
-    assert windows[1] == ("2026-03-02", "2026-03-03", at(LAST_ROW))
-    assert plant.read("select models -> 'activity' ->> 'rows' from agg.refresh_runs order by run_id desc limit 1") == [
-        ("2",)
-    ]
+    # the last step goes on to the day on which the values carried out of it end; what never logged carries none
+    assert windows == [("2026-03-03", "2026-03-04", at(LAST_ROW)), ("2026-03-02", "2026-03-02", at(LAST_ROW))]
+    assert plant.runs("models -> 'activity' ->> 'rows'", 2) == [("1",), ("2",)]
     assert plant.read(REFRESHED) == before
 
 
@@ -330,6 +329,39 @@ def test_a_backfill_takes_results_of_days_before_the_first_row_away(plant: Plant
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        ("branosera,load,TEMPERATURA_BASE,1,5,Base", "has one row in seeds/signal_config.csv, and one role"),
+        ("branosera,program,SPINDLE_MODE,1,,Mode", "at most one operation, program and alarms variable"),
+        ("branosera,load,SPINDLE_LOAD_2,1,,Spindle 2", "a load needs its nominal_kw"),
+        ("branosera,temperature,TEMPERATURA_AIRE,0,,Air", "divisor is a number and not 0"),
+    ],
+)
+def test_a_seed_that_contradicts_itself_is_refused(plant: Plant, row: str, rule: str) -> None:
+    before = plant.contents()
+    seed = plant.settings.root / "seeds" / "signal_config.csv"
+    right = seed.read_text(encoding="utf-8")
+    seed.write_text(f"{right.rstrip()}\n{row}\n", encoding="utf-8")
+    try:
+        with pytest.raises(RefreshFailed, match=rule):
+            refresh(plant.settings)
+    finally:
+        seed.write_text(right, encoding="utf-8")
+    assert plant.contents() == before
+
+
+def test_a_name_that_stands_twice_in_the_dictionary_is_refused(plant: Plant) -> None:
+    before = plant.contents()
+    plant.change("insert into variable values (99, 'PROG_STATUS', 'java.lang.Integer')")
+    try:
+        with pytest.raises(RefreshFailed, match="more than one variable named PROG_STATUS"):
+            refresh(plant.settings)
+    finally:
+        plant.change("delete from variable where id = 99")
+    assert plant.contents() == before
+
+
 def test_a_new_time_zone_asks_for_a_rebuild(plant: Plant) -> None:
     before = plant.contents()
     seed = plant.settings.root / "seeds" / "machine_config.csv"
@@ -441,6 +473,29 @@ def test_a_rebuild_swaps_smaller_results_in_when_told(plant: Plant) -> None:
     assert plant.read(REFRESHED)[0][1] is True
 
 
+def test_a_reader_of_what_was_replaced_stops_only_the_next_rebuild(plant: Plant) -> None:
+    leftovers = "select nspname from pg_namespace where nspname ~ '_old$' order by 1"
+    with plant.log() as reader:
+        reader.execute("begin; select from agg.energy")
+        rebuild(plant.settings)
+        assert plant.read(leftovers) == [("agg_old",), ("api_old",), ("staging_old",)]
+        refresh(plant.settings)
+        with pytest.raises(RefreshFailed, match="somebody still reads what the last rebuild replaced"):
+            rebuild(plant.settings)
+        reader.execute("rollback")
+    refresh(plant.settings)
+    assert plant.read(leftovers) == []
+
+
+@contextmanager
+def never_logged_load(plant: Plant) -> Iterator[None]:
+    plant.change("insert into variable values (98, 'AXIS_X_MOTOR_UTILIZACION', 'java.lang.Integer')")
+    try:
+        yield
+    finally:
+        plant.change("delete from variable where id = 98")
+
+
 def fail_refresh(plant: Plant) -> None:
     with_broken_energy(plant, lambda: refresh(plant.settings))
 
@@ -464,5 +519,11 @@ def test_a_machine_that_is_gone_is_forgotten_when_told(plant: Plant) -> None:
         "insert into agg.activity select 'gone', day, state_running, state_planned_down, running_percentage,"
         " down_percentage from agg.activity where machine = 'branosera'"
     )
+    plant.change(
+        "insert into agg.refresh_cuts (run_id, machine, outcome) select max(run_id), 'gone', 'succeeded'"
+        " from agg.refresh_runs"
+    )
     assert "removed 4 results of gone" in plant.tool.run("forget", "gone", "--yes").stdout
     assert plant.contents() == before
+    # should it come back, all its days are computed
+    assert plant.read("select from agg.refresh_cuts where machine = 'gone'") == []

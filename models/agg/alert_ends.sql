@@ -1,5 +1,5 @@
 {{ config(indexes=[
-    {'columns': ['machine', 'alarm_code', 'alarm_description', 'ended_at'], 'unique': true},
+    {'columns': ['machine', 'ended_at']},
     {'columns': ['machine', 'day']},
 ]) }}
 

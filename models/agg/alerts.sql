@@ -7,15 +7,12 @@
     ],
 ) }}
 
--- depends_on: {{ ref('refresh_window') }}
-with {% if is_incremental() -%}
-refresh_window as (
+with refresh_window as (
 
     select * from {{ ref('refresh_window') }}
 
 ),
 
-{% endif -%}
 alarm_entries as (
 
     select distinct
@@ -34,6 +31,12 @@ alarm_entries as (
 alert_ends as (
 
     select * from {{ ref('alert_ends') }}
+
+),
+
+next_ends as (
+
+    select * from {{ ref('base_next_ends') }}
 
 ),
 
@@ -91,18 +94,29 @@ unite_starts as (
 
 find_ends as (
 
+    -- What ends after the window ends where production says: the days after it may never have been computed.
     select
         unite_starts.*,
-        (
-            select min(alert_ends.ended_at)
-            from alert_ends
-            where
-                alert_ends.machine = unite_starts.machine
-                and alert_ends.alarm_code = unite_starts.alarm_code
-                and alert_ends.alarm_description = unite_starts.alarm_description
-                and alert_ends.ended_at > unite_starts.started_at
+        coalesce(
+            (
+                select min(alert_ends.ended_at)
+                from alert_ends
+                where
+                    alert_ends.machine = unite_starts.machine
+                    and alert_ends.alarm_code = unite_starts.alarm_code
+                    and alert_ends.alarm_description = unite_starts.alarm_description
+                    and alert_ends.ended_at > unite_starts.started_at
+                    and alert_ends.ended_at <= {{ moment('refresh_window.last_ms') }}
+            ),
+            {{ moment('next_ends.next_ms') }}
         ) as ended_at
     from unite_starts
+    inner join refresh_window on unite_starts.machine = refresh_window.machine
+    left join next_ends
+        on
+            unite_starts.machine = next_ends.machine
+            and unite_starts.alarm_code = next_ends.alarm_code
+            and unite_starts.alarm_description = next_ends.alarm_description
 
 )
 

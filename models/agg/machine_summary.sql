@@ -42,7 +42,7 @@ count_skipped_lists as (
     select
         machine,
         sum(skipped_lists)::bigint as skipped_lists
-    from {{ ref('alarm_lists_per_day') }}
+    from {{ ref('skipped_lists_per_day') }}
     group by machine
 
 )

@@ -26,6 +26,7 @@ sum_hours as (
     select
         machine,
         sensor_name,
+        divisor,
         time_zone,
         hour_start_ms,
         min(least(first_limit, second_limit)) as min_value,
@@ -34,7 +35,7 @@ sum_hours as (
         sum(sum_value) as sum_value,
         sum(sum_squares) as sum_squares
     from find_hours
-    group by machine, sensor_name, time_zone, hour_start_ms
+    group by machine, sensor_name, divisor, time_zone, hour_start_ms
 
 )
 
@@ -45,8 +46,8 @@ select
     {{ local_time('hour_start_ms', 'time_zone') }} as dt,
     {{ moment('hour_start_ms') }} as hour_started_at,
     min_value::double precision as min_value,
-    round(sum_value / readings_count, 2)::double precision as avg_value,
+    round(sum_value / (readings_count * divisor), 2)::double precision as avg_value,
     max_value::double precision as max_value,
-    {{ sample_std_dev('readings_count', 'sum_value', 'sum_squares') }}::double precision as std_dev,
+    round({{ sample_std_dev('readings_count', 'sum_value', 'sum_squares') }} / abs(divisor), 2)::double precision as std_dev,
     readings_count
 from sum_hours

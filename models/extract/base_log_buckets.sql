@@ -16,6 +16,20 @@ log_ids as (
 
 ),
 
+slice_windows as (
+
+    -- A production server counts a month at a time, so that no statement takes as long as all history would.
+    select
+        refresh_window.machine,
+        slice.from_ms,
+        least(slice.from_ms + {{ month_ms() }} - 1, refresh_window.last_ms) as last_ms
+    from refresh_window
+    cross join lateral generate_series(
+        greatest(refresh_window.from_ms, refresh_window.oldest_ms), refresh_window.last_ms, {{ month_ms() }}
+    ) as slice (from_ms)
+
+),
+
 list_ids as (
 
     select
@@ -28,11 +42,11 @@ list_ids as (
 )
 
 select
-    refresh_window.machine,
+    slice_windows.machine,
     bucket.first_ms,
     bucket.last_row_ms as last_ms
-from refresh_window
-inner join list_ids on refresh_window.machine = list_ids.machine
+from slice_windows
+inner join list_ids on slice_windows.machine = list_ids.machine
 cross join lateral raw.read_buckets(
-    refresh_window.machine, list_ids.log, list_ids.ids, refresh_window.from_ms, refresh_window.last_ms, {{ bucket_ms }}
+    slice_windows.machine, list_ids.log, list_ids.ids, slice_windows.from_ms, slice_windows.last_ms, {{ bucket_ms }}
 ) as bucket

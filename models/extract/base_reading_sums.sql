@@ -22,6 +22,6 @@ select
 from refresh_window
 inner join signals on refresh_window.machine = signals.machine
 cross join lateral raw.read_sums(
-    refresh_window.machine, signals.id_var, signals.divisor, refresh_window.from_ms, refresh_window.last_ms,
+    refresh_window.machine, signals.id_var, refresh_window.from_ms, refresh_window.last_ms,
     $${{ is_reading('value') }}$$, {{ quarter_ms() }}
 ) as sums

@@ -152,10 +152,12 @@ class LogExamination:
             self.findings.warn(f"there is no variable {signal.variable}", self._near(signal))
         for signal in own:
             if len(found := ids.get(signal.variable, [])) > 1:
-                self.findings.warn(
-                    f"{signal.variable} stands {len(found)} times in the table variable: {', '.join(map(str, found))}",
-                    "rows of all of them count; the others should be renamed",
-                )
+                numbers = ", ".join(map(str, found))
+                twice = f"{signal.variable} stands {len(found)} times in the table variable: {numbers}"
+                if signal.role == "temperature":
+                    self.findings.warn(twice, "readings of all of them count; the others should be renamed")
+                else:
+                    self.findings.error(RefreshFailed(twice, "only one can be meant, so a refresh refuses the machine"))
             for id_var in found:
                 self._logged(signal, id_var)
 
