@@ -192,6 +192,11 @@ def write_project(folder: Path, histories: Iterable[oracle.MachineLog]) -> None:
             shutil.copytree(ROOT / name, folder / name)
         elif (ROOT / name).exists():
             shutil.copyfile(ROOT / name, folder / name)
+    # histories are short, and what a refresh looks back at must not be all of them
+    settings = folder / "dbt_project.yml"
+    text = settings.read_text(encoding="utf-8")
+    assert "lookback_days: 2" in text
+    settings.write_text(text.replace("lookback_days: 2", "lookback_days: 1"), encoding="utf-8")
     histories = list(histories)
     write_csv(
         folder / "seeds" / "machine_config.csv",

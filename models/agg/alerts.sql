@@ -30,7 +30,7 @@ alarm_entries as (
 
 alert_ends as (
 
-    select * from {{ ref('alert_ends') }}
+    select * from {{ ref('stg_alert_ends') }}
 
 ),
 
@@ -92,26 +92,56 @@ unite_starts as (
 
 ),
 
+list_starts_and_ends as (
+
+    select
+        machine,
+        alarm_code,
+        alarm_description,
+        started_at as happened_at,
+        true as is_start
+    from unite_starts
+
+    union all
+
+    select
+        machine,
+        alarm_code,
+        alarm_description,
+        ended_at as happened_at,
+        false as is_start
+    from alert_ends
+
+),
+
+look_ahead as (
+
+    -- backwards in time, so that the nearest end so far is the first one after a start, and not one of the same moment
+    select
+        *,
+        min(happened_at) filter (where not is_start) over (
+            partition by machine, alarm_code, alarm_description
+            order by happened_at desc, is_start desc
+            rows between unbounded preceding and current row
+        ) as ended_at
+    from list_starts_and_ends
+
+),
+
 find_ends as (
 
-    -- What ends after the window ends where production says: the days after it may never have been computed.
+    -- What outlasts the window ends where production says: the days after it may never have been computed.
     select
         unite_starts.*,
-        coalesce(
-            (
-                select min(alert_ends.ended_at)
-                from alert_ends
-                where
-                    alert_ends.machine = unite_starts.machine
-                    and alert_ends.alarm_code = unite_starts.alarm_code
-                    and alert_ends.alarm_description = unite_starts.alarm_description
-                    and alert_ends.ended_at > unite_starts.started_at
-                    and alert_ends.ended_at <= {{ moment('refresh_window.last_ms') }}
-            ),
-            {{ moment('next_ends.next_ms') }}
-        ) as ended_at
+        coalesce(look_ahead.ended_at, {{ moment('next_ends.next_ms') }}) as ended_at
     from unite_starts
-    inner join refresh_window on unite_starts.machine = refresh_window.machine
+    inner join look_ahead
+        on
+            look_ahead.is_start
+            and unite_starts.machine = look_ahead.machine
+            and unite_starts.alarm_code = look_ahead.alarm_code
+            and unite_starts.alarm_description = look_ahead.alarm_description
+            and unite_starts.started_at = look_ahead.happened_at
     left join next_ends
         on
             unite_starts.machine = next_ends.machine

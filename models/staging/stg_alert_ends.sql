@@ -1,8 +1,3 @@
-{{ config(indexes=[
-    {'columns': ['machine', 'ended_at']},
-    {'columns': ['machine', 'day']},
-]) }}
-
 with alarm_lists as (
 
     select * from {{ ref('stg_alarm_lists') }} where not is_malformed
@@ -24,7 +19,6 @@ find_entries_gone as (
 
     select
         next_list.machine,
-        next_list.time_zone,
         next_list.logged_ms,
         alarm_entries.alarm_code,
         alarm_entries.alarm_description
@@ -45,7 +39,6 @@ find_entries_gone as (
 
 select
     machine,
-    {{ local_day('logged_ms', 'time_zone') }} as day,
     alarm_code,
     alarm_description,
     {{ moment('logged_ms') }} as ended_at
