@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,8 +35,11 @@ thorough = pytest.mark.skipif(not THOROUGH, reason="thorough: runs with SPINDLE_
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# Thorough tests run two files at a time; the longest begin first, so that none is left alone at the end.
-LONGEST_FIRST = ("test_numbers", "test_runs", "test_fleet", "test_faults", "test_doctor", "test_safety", "test_guide")
+# Files run side by side; the longest begin first, so that none is left alone at the end.
+LONGEST_FIRST = (
+    *("test_faults", "test_runs", "test_fleet", "test_numbers", "test_refresh", "test_command_line", "test_guide"),
+    *("test_docs_pages", "test_dbt", "test_gateway_together", "test_safety", "test_old_dialect", "test_hostile"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,6 +91,8 @@ class Spindle:
 
     def run(self, *arguments: str, exit_code: int | None = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """`bootstrap.py` with these arguments; fails the test when it ends with another exit code."""
+        if arguments[0] in ("demo", "serve"):
+            self._lend_lineage()
         done = subprocess.run(
             [sys.executable, str(self.root / "bootstrap.py"), *arguments],
             cwd=self.root,
@@ -101,6 +107,16 @@ class Spindle:
                 f"bootstrap.py {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
             )
         return done
+
+    def _lend_lineage(self) -> None:
+        """The page of another state folder of this session: dbt takes five seconds to write it, the same each time."""
+        page = self.state_dir / "pages" / "lineage.html"
+        made = [
+            other for other in self.state_dir.parents[2].glob(f"*/*/*/{page.parent.name}/{page.name}") if other != page
+        ]
+        if self.root == ROOT and made and not page.exists():
+            page.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copy2(made[0], page)  # with its time: one of an older project is written anew
 
     @cached_property
     def info(self) -> dict[str, Any]:

@@ -277,11 +277,11 @@ def test_a_slow_reader_delays_a_swap_but_not_the_other_readers(own: Spindle, qui
                 )
             )
             began = time.monotonic()
-            slow.execute("select pg_sleep(5)")
+            slow.execute("select pg_sleep(3)")
             assert found("select to_regnamespace('api_next') is not null")
             slow.rollback()
             wait_until(lambda: found("select to_regnamespace('api_next') is null"))
-            slower.execute("select pg_sleep(5)")
+            slower.execute("select pg_sleep(3)")
             assert rebuild.poll() is None
             ended = time.monotonic()
             slower.rollback()
@@ -311,7 +311,7 @@ def test_a_slow_reader_delays_a_changed_view_but_not_the_other_readers(
             stack.callback(refresh.kill)
             wait_until(lambda: watch.execute(waiting).fetchone() == (True,))
             began = time.monotonic()
-            slow.execute("select pg_sleep(5)")
+            slow.execute("select pg_sleep(3)")
             assert refresh.poll() is None
             ended = time.monotonic()
             slow.rollback()

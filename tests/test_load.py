@@ -9,7 +9,7 @@ import threading
 import psycopg
 import pytest
 
-from tests.conftest import Spindle, thorough
+from tests.conftest import THOROUGH, Spindle
 from tests.load import crowd
 from tests.test_downtime import WITHOUT_DAYS
 
@@ -30,7 +30,7 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(CROWD_SECONDS, marks=thorough)])
+@pytest.mark.parametrize("seconds", [CROWD_SECONDS if THOROUGH else 3])
 def test_a_crowd_gets_what_it_asks_for(expendable: Spindle, seconds: int) -> None:
     """Every second the cache is emptied, in effect, by a new generation."""
     expected = {path: expendable.get(path).body for path in PATHS}
