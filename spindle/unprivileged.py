@@ -121,17 +121,27 @@ def run_unprivileged(
 
 
 def own(path: Path, user: ServiceUser | None) -> None:
-    """Give a folder and all in it to the service user. Quick when it already is."""
+    """Give a folder and all in it to the service user. Quick when it already is.
+
+    Raises MachineNotReady for a symbolic link: the service user could have made one to a folder that is not its own.
+    """
     if os.geteuid() != 0:
         return
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        raise MachineNotReady(
+            f"{path} is a symbolic link, and root does not follow one that somebody else could have made",
+            "remove it and run it again; for another disk, set STATE_DIR to a folder there",
+        )
     uid, gid = user.owner if user else (0, 0)
-    if path.stat().st_uid == uid:
+    if found.st_uid == uid:
         return
-    for folder, folders, files in os.walk(path):
+    # By open folders, not by names: whoever owns a folder could put a link in its place meanwhile.
+    for _, folders, files, opened in os.fwalk(path):
         for name in [*folders, *files]:
-            os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)
+            os.chown(name, uid, gid, dir_fd=opened, follow_symlinks=False)
     # The folder itself last: if this is interrupted, the next start sees the old owner and does it again.
-    os.chown(path, uid, gid)
+    os.chown(path, uid, gid, follow_symlinks=False)
 
 
 def prepare_state_dir(settings: Settings) -> None:

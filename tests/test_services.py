@@ -28,6 +28,7 @@ from spindle.settings import Settings, load_settings, socket_dir
 
 # Every character that a configuration could misread.
 PASSWORD = "p'a\\ss \"w$rd%{{x}}"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 SCRATCH_API = """
@@ -383,6 +384,36 @@ def test_folder_no_other_user_can_enter(deep: bool) -> None:
         shutil.rmtree(folder)
     assert not socket_dir(settings.state_dir).exists()
     assert own_processes(settings) == []
+
+
+@needs_root
+def test_root_follows_no_link_of_the_service_user(scratch: Path) -> None:
+    """Its own folder is the service user's, who may put a link to anything there."""
+    settings, foreign = settings_in(scratch / "planted"), scratch / "foreign"
+    foreign.mkdir()
+    (foreign / "file").touch()
+    unprivileged.prepare_state_dir(settings)
+    user = unprivileged.service_user(settings)
+    gateway.write_gateway(settings, user, PASSWORD)
+    cache = gateway.gateway_dir(settings) / "cache"
+    cache.rmdir()
+    cache.symlink_to(foreign)
+    with pytest.raises(MachineNotReady, match=f"{cache} is a symbolic link"):
+        gateway.write_gateway(settings, user, PASSWORD)
+    assert (foreign.stat().st_uid, (foreign / "file").stat().st_uid) == (0, 0)
+
+
+@needs_root
+def test_a_link_inside_is_given_away_and_not_what_it_points_to(scratch: Path) -> None:
+    foreign, folder = scratch / "foreign_file", scratch / "owned"
+    foreign.touch()
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "link").symlink_to(foreign)
+    (folder / "link").symlink_to(scratch)
+    unprivileged.own(folder, unprivileged.ServiceUser("nobody", 65534, 65534))
+    owners = {path.name: path.lstat().st_uid for path in (folder, *folder.rglob("*"))}
+    assert owners == {"owned": 65534, "inner": 65534, "link": 65534}
+    assert (foreign.stat().st_uid, scratch.stat().st_uid) == (0, 0)
 
 
 def test_path_that_configurations_misread_is_refused(scratch: Path) -> None:
