@@ -57,11 +57,27 @@ def connect(connection: Connection, what: str) -> Iterator[psycopg.Connection]:
 
 @contextmanager
 def results(settings: Settings, *, as_owner: bool = True) -> Iterator[psycopg.Connection]:
-    """A connection to the results database, as spindle_owner unless set-up needs AGG_DB_USER's own rights."""
+    """A connection to the results database, as spindle_owner unless set-up needs AGG_DB_USER's own rights.
+
+    Raises CannotConnect, and MachineNotReady when AGG_DB_USER may not become spindle_owner.
+    """
     with connect(settings.results, "the results database") as opened:
         if as_owner:
-            opened.execute(f"set role {OWNER}")
+            _become_owner(opened, settings.results.user)
         yield opened
+
+
+def _become_owner(connection: psycopg.Connection, user: str) -> None:
+    try:
+        connection.execute(f"set role {OWNER}")
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MachineNotReady(
+            f"{user} may not become {OWNER}, the owner of the results", f"an administrator: `grant {OWNER} to {user}`"
+        ) from error
+    except psycopg.errors.InvalidParameterValue as error:
+        raise MachineNotReady(
+            f"the results server has no role {OWNER}", "`bootstrap.py init` makes it and all else"
+        ) from error
 
 
 def set_up(settings: Settings, authenticator_password: str) -> None:
@@ -98,7 +114,8 @@ def set_up(settings: Settings, authenticator_password: str) -> None:
                 "  production elsewhere: create extension postgres_fdw;"
                 " grant usage on foreign data wrapper postgres_fdw to AGG_DB_USER;\n"
                 "  production in the same database: grant select on its tables to AGG_DB_USER with grant option;\n"
-                "  or let a superuser run `bootstrap.py init` once",
+                "  or let a superuser run `bootstrap.py init` once, as AGG_DB_USER,"
+                f" and then `grant {OWNER} to {settings.results.user}`",
             ) from error
 
 
@@ -297,10 +314,10 @@ def _set_up_mark(settings: Settings) -> str:
 
 def has_results(settings: Settings) -> bool:
     """Whether a refresh ever made the API's views, so that there is something to serve."""
-    return _exists(settings, "api.data_status")
-
-
-def _exists(settings: Settings, relation: str) -> bool:
     with results(settings, as_owner=False) as admin:
-        row = admin.execute("select to_regclass(%s) is not null", (relation,)).fetchone()
+        # asked of the catalogue: AGG_DB_USER itself need not have a right on the schema
+        row = admin.execute(
+            "select exists (select from pg_class"
+            " where relname = 'data_status' and relnamespace = to_regnamespace('api'))"
+        ).fetchone()
     return bool(row and row[0])

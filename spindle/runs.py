@@ -120,7 +120,7 @@ class Run:
         text = error.what if isinstance(error, SpindleError) else f"{type(error).__name__}: {error}"
         # the next run marks it when this cannot; the error that led here is what the user must see
         with (
-            suppress(CannotConnect, psycopg.Error),
+            suppress(SpindleError, psycopg.Error),
             database.results(settings) as connection,
             connection.transaction(),
         ):

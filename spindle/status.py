@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from spindle import database, services
-from spindle.errors import CannotConnect, DataStale, MachinesFailed, RefreshFailed, ServiceDown, SpindleError
+from spindle.errors import DataStale, MachinesFailed, RefreshFailed, ServiceDown, SpindleError
 from spindle.runs import is_running
 from spindle.settings import PLANT_FILE, Settings
 
@@ -116,7 +116,7 @@ def read_status(settings: Settings) -> Status:
                 return status
             _read_last_run(connection, status)
             _read_machines(connection, settings, status)
-    except CannotConnect as error:
+    except SpindleError as error:
         status.problems.insert(0, error)
     return status
 

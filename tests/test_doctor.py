@@ -17,14 +17,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from spindle import database
+from spindle import database, status
 from spindle.doctor import Examination, MachineReport, Severity, examine
 from spindle.doctor.names import Signal, near_names, read_signals
 from spindle.doctor.reader import is_far
 from spindle.secrets import with_secrets
 from spindle.settings import Connection, Settings, load_settings
 from tests.conftest import AUTHENTICATOR_PASSWORD, ROOT, Spindle
-from tests.servers import DEBIAN, WHEEL, Link, Server, Servers, needs_debian
+from tests.servers import ADMIN, ADMIN_PASSWORD, DEBIAN, WHEEL, Link, Server, Servers, needs_debian
 
 PASSWORD = "not to be seen anywhere"
 ROWS_EACH = 400
@@ -513,6 +513,10 @@ def results_server(servers: Servers) -> Iterator[Callable[..., Connection]]:
     return make
 
 
+def as_superuser(results: Connection) -> Connection:
+    return replace(results, user=ADMIN, password=ADMIN_PASSWORD)
+
+
 UTF8 = "encoding 'UTF8' locale_provider builtin builtin_locale 'C.UTF-8' locale 'C'"
 
 
@@ -532,6 +536,41 @@ def test_the_results_database(
     only(look(results_server(UTF8, role="")), Severity.ERROR, "createrole`; `grant create on database", 7)
     wrong = replace(results_server(UTF8), password="other")
     only(look(wrong), Severity.ERROR, "the results database .*AGG_DB_USER or AGG_DB_PASSWORD is wrong", 3)
+
+
+def test_a_results_database_in_trouble_is_a_finding(
+    server: Server, settings_of: Callable[..., Settings], results_server: Callable[..., Connection]
+) -> None:
+    results = results_server(UTF8)
+    with psycopg.connect(**as_superuser(results).parameters(), autocommit=True) as admin:
+        admin.execute("revoke select on pg_timezone_names from public")
+    found = examine(settings_of(results=results, branosera=make_machine(server)))
+    only(found, Severity.ERROR, "results: .*cannot be looked at: permission denied for view pg_timezone_names", 3)
+    assert found.machines[0].rows
+
+
+def test_a_database_that_a_superuser_set_up(
+    server: Server, settings_of: Callable[..., Settings], results_server: Callable[..., Connection], tmp_path: Path
+) -> None:
+    """As the advice of `init` is. Then its owner is the superuser's to become, and nobody else's, until granted."""
+    reader, results = make_machine(server), results_server(UTF8, role="")
+    settings, admins = (settings_of(results=each, branosera=reader) for each in (results, as_superuser(results)))
+    assert status.read_status(settings).problems[0].what == "the results server has no role spindle_owner"
+    database.set_up(admins, settings.authenticator_password)
+    found = examine(settings)
+    denied = f"{results.user} may not become spindle_owner, the owner of the results"
+    grant = f"grant spindle_owner to {results.user}"
+    assert said(found, Severity.ERROR) == [f"results: {denied} | an administrator: `{grant}`"]
+    assert found.exit_code == 7
+    shell = Spindle(tmp_path / "state", environment(results, tmp_path, {"branosera": reader}))
+    for command in ("refresh", "runs"):
+        assert f"error: {denied}\n  an administrator: `{grant}`\n" == shell.run(command, exit_code=7).stderr
+    assert denied in shell.run("status", exit_code=7).stderr
+    assert "there is nothing to serve yet" in shell.run("serve", exit_code=5).stderr
+    with psycopg.connect(**as_superuser(results).parameters(), autocommit=True) as admin:
+        admin.execute(grant)  # type: ignore[arg-type]
+    only(examine(settings), Severity.WARNING, "may not set up the results database again.*createrole")
+    assert "`make refresh`" in str(status.read_status(settings).problems[-1])
 
 
 @needs_debian

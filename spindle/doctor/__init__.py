@@ -122,7 +122,7 @@ def _examine_machine(settings: Settings, wanted: Wanted, results: ResultsReport,
         _compare_clocks(report, results)
         if wanted.machine in results.foreign:
             reach_from_results(settings, report, patience)
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         report.findings.error(explain(error, what, wanted.source, wanted.prefix))
     return report
 

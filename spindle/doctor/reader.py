@@ -96,9 +96,11 @@ class Reader:
             twin.close()
 
 
-def explain(error: psycopg.OperationalError, what: str, source: Connection, prefix: str) -> CannotConnect:
+def explain(error: psycopg.Error, what: str, source: Connection, prefix: str) -> CannotConnect:
     """The driver's reason, and what to do about it. `prefix` is that of the settings: DB_TAMESA_, AGG_DB_."""
     reason = " ".join(str(error).split())
+    if not isinstance(error, psycopg.OperationalError):
+        return CannotConnect(f"{what} ({source.public()}) cannot be looked at: {reason}", "see the message")
     advice = next((advice for sign, advice in REASONS if sign in reason), OTHERWISE)
     names = {"prefix": prefix, "user": source.user, "dbname": source.dbname, "host": source.host, "port": source.port}
     return CannotConnect(f"cannot connect to {what} ({source.public()}): {reason}", advice.format(**names))

@@ -19,7 +19,8 @@ NEEDS_TLS = ("require", "verify-ca", "verify-full")
 ALIVE = """
 select
     pg_encoding_to_char(encoding), current_setting('ssl_library'), extract(epoch from clock_timestamp())::float8,
-    pg_database_size(datname), to_regclass('raw.sources') is not null
+    pg_database_size(datname),
+    exists (select from pg_class where relname = 'sources' and relnamespace = to_regnamespace('raw'))
 from pg_database where datname = current_database()
 """
 RIGHTS = """
@@ -69,7 +70,7 @@ def examine_results(settings: Settings, patience: float) -> ResultsReport:
         with Reader(settings.results, patience) as reader:
             report.reachable = True
             _look(settings, report, reader)
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         report.findings.error(explain(error, "the results database", settings.results, "AGG_DB_"))
     except SpindleError as error:
         report.findings.error(error)
@@ -102,8 +103,9 @@ def _look(settings: Settings, report: ResultsReport, reader: Reader) -> None:
     elif database.sources_differ(settings):
         report.findings.note("machines or DB_* changed since it was set up", "the next refresh or `init` applies it")
     else:
-        rows = reader.rows("select machine from raw.sources where reached_by = 'foreign tables' order by machine")
-        report.foreign = [machine for (machine,) in rows]
+        report.foreign = sorted(
+            machine for machine in settings.production if database.foreign_options(settings, machine)
+        )
 
 
 def _look_at_text(report: ResultsReport, reader: Reader, encoding: str) -> None:
@@ -151,7 +153,12 @@ def _look_at_rights(settings: Settings, report: ResultsReport, reader: Reader) -
             missing.append(f"in {dbname}: `create extension postgres_fdw`")
         if not usable:
             missing.append(f"in {dbname}: `grant usage on foreign data wrapper postgres_fdw to {user}`")
-    if missing:
+    if missing and report.set_up:
+        report.findings.warn(
+            f"{user} may not set up the results database again, as is needed after an update or a change of DB_*",
+            f"a superuser runs `bootstrap.py init` then; or an administrator: {'; '.join(missing)}",
+        )
+    elif missing:
         report.findings.error(
             MachineNotReady(f"{user} may not set up the results database", f"an administrator: {'; '.join(missing)}")
         )
