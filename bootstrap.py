@@ -241,6 +241,7 @@ def serve() -> None:
         raise ServiceDown("there is nothing to serve yet", "run `make demo`, or `make refresh` on your own data")
     if not database.is_set_up(settings):  # by an older version, which had no cache
         database.set_up(settings, settings.authenticator_password)
+    database.ensure_login(settings)
     _serve(settings)
     _print_urls(settings)
 

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from spindle.errors import CannotConnect, MachineNotReady, SettingsError
-from spindle.settings import Connection, Settings
+from spindle.settings import LOGIN_ROLE, Connection, Settings
 
 OWNER = "spindle_owner"
 SERVER_PREFIX = "spindle_"
@@ -92,7 +92,7 @@ def set_up(settings: Settings, authenticator_password: str) -> None:
             with admin.transaction():
                 admin.execute("select pg_advisory_xact_lock(hashtext('spindle set-up'))")
                 _run_file(admin, settings, "roles.sql")
-                set_password(admin, "authenticator", authenticator_password)
+                set_password(admin, LOGIN_ROLE, authenticator_password)
                 admin.execute(f"set local role {OWNER}")
                 _run_file(admin, settings, "runs.sql")
                 _run_file(admin, settings, "raw.sql")
@@ -117,6 +117,34 @@ def set_up(settings: Settings, authenticator_password: str) -> None:
                 "  or let a superuser run `bootstrap.py init` once, as AGG_DB_USER,"
                 f" and then `grant {OWNER} to {settings.results.user}`",
             ) from error
+
+
+def check_login(settings: Settings) -> None:
+    """Log in as PostgREST does. Raises CannotConnect."""
+    login = replace(settings.results, user=LOGIN_ROLE, password=settings.authenticator_password)
+    with connect(login, "the results database as PostgREST"):
+        return
+
+
+def ensure_login(settings: Settings) -> None:
+    """Set up again if PostgREST cannot log in: AUTHENTICATOR_PASSWORD may be new, or the one that Spindle made lost.
+
+    Raises CannotConnect or MachineNotReady, which name the setting.
+    """
+    try:
+        check_login(settings)
+        return
+    except CannotConnect as error:
+        refused = error.what
+    try:
+        set_up(settings, settings.authenticator_password)
+        check_login(settings)
+    except (MachineNotReady, CannotConnect) as error:
+        raise type(error)(
+            f"{refused}\n  and that cannot be mended from here: {error.what}",
+            f"set AUTHENTICATOR_PASSWORD in .env to the password of the role {LOGIN_ROLE}, or let an administrator give"
+            " the role that one; the server's pg_hba.conf must let it in",
+        ) from error
 
 
 def _run_file(admin: psycopg.Connection, settings: Settings, name: str) -> None:

@@ -11,10 +11,9 @@ from urllib.parse import quote, urlencode
 
 from spindle.errors import MachineNotReady
 from spindle.gateway_access import nginx_values, postgrest_values, write_access_files
-from spindle.settings import Connection, Settings, socket_dir
+from spindle.settings import LOGIN_ROLE, Connection, Settings, socket_dir
 from spindle.unprivileged import ServiceUser, own, write_private, writing
 
-LOGIN_ROLE = "authenticator"
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 INCLUDE = re.compile(r"^ *\{\{include ([\w.-]+)\}\}\n", re.MULTILINE)
 # What nginx, PostgREST and supervisor all read as itself between double quotes.

@@ -34,6 +34,8 @@ PLAIN_KEYS = frozenset(
         "STATE_DIR",
     }
 )
+# PostgREST's login on the results server.
+LOGIN_ROLE = "authenticator"
 # The demo plant: the role that owns its databases, the one that reads them as a real reader would, its own notes.
 PLANT_OWNER = "plant_owner"
 PLANT_READER = "plant_reader"

@@ -573,6 +573,29 @@ def test_a_database_that_a_superuser_set_up(
     assert "`make refresh`" in str(status.read_status(settings).problems[-1])
 
 
+def test_a_password_of_postgrest_that_is_not_the_roles(
+    server: Server, settings_of: Callable[..., Settings], results_server: Callable[..., Connection], tmp_path: Path
+) -> None:
+    """A changed setting, or lost secrets: `serve` sets the password, or says that it may not."""
+    reader, results = make_machine(server), results_server(UTF8, role="")
+    settings, admins = (settings_of(results=each, branosera=reader) for each in (results, as_superuser(results)))
+    database.set_up(admins, settings.authenticator_password)
+    assert said(examine(admins)) == []
+    with psycopg.connect(**as_superuser(results).parameters(), autocommit=True) as admin:
+        admin.execute(f"grant spindle_owner to {results.user}")  # type: ignore[arg-type]
+        admin.execute("create view api.data_status as select 1 as something_to_serve")
+    changed = {"AUTHENTICATOR_PASSWORD": "another one"}
+    shell = Spindle(tmp_path / "state", environment(results, tmp_path, {"branosera": reader}) | changed)
+    refused = shell.run("serve", exit_code=7).stderr
+    assert "authentication failed" in refused
+    assert f"{results.user} may not set up the results database" in refused
+    assert "set AUTHENTICATOR_PASSWORD in .env" in refused
+    admins = replace(admins, authenticator_password="another one")
+    only(examine(admins), Severity.WARNING, "results: cannot connect to .* as PostgREST .*AUTHENTICATOR_PASSWORD")
+    database.ensure_login(admins)
+    assert said(examine(admins)) == []
+
+
 @needs_debian
 def test_a_results_server_that_is_too_old(
     servers: Servers, settings_of: Callable[..., Settings], server: Server

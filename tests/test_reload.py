@@ -52,7 +52,6 @@ def test_a_new_start_of_postgrest_leaves_cached_answers(expendable: Spindle) -> 
         try:
             for password in ("another one", AUTHENTICATOR_PASSWORD):
                 expendable.settings["AUTHENTICATOR_PASSWORD"] = password
-                expendable.run("init")
                 expendable.run("serve")
         finally:
             del expendable.settings["AUTHENTICATOR_PASSWORD"]

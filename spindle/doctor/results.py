@@ -100,7 +100,9 @@ def _look(settings: Settings, report: ResultsReport, reader: Reader) -> None:
         _refuse_tls(settings, report)
     if not report.set_up:
         report.findings.note("it is not set up yet", "`bootstrap.py init` makes its schemas, roles and sources")
-    elif database.sources_differ(settings):
+        return
+    _look_at_login(settings, report)
+    if database.sources_differ(settings):
         report.findings.note("machines or DB_* changed since it was set up", "the next refresh or `init` applies it")
     else:
         report.foreign = sorted(
@@ -168,6 +170,17 @@ def _look_at_rights(settings: Settings, report: ResultsReport, reader: Reader) -
                 "the results server has no extension postgres_fdw, by which it reads machines elsewhere",
                 "install PostgreSQL's contrib package there",
             )
+        )
+
+
+def _look_at_login(settings: Settings, report: ResultsReport) -> None:
+    try:
+        database.check_login(settings)
+    except CannotConnect as error:
+        report.findings.warn(
+            error.what,
+            "`make serve` gives the role AUTHENTICATOR_PASSWORD, or the password that Spindle made, if AGG_DB_USER may;"
+            " the server's pg_hba.conf must let it in",
         )
 
 
