@@ -39,7 +39,7 @@ from spindle import refresh as refreshing
 from spindle.errors import ServiceDown, SettingsError, SpindleError
 from spindle.plant import PlantPlan
 from spindle.runs import only_one
-from spindle.secrets import with_secrets
+from spindle.secrets import with_known_secrets, with_secrets
 from spindle.settings import PLANT_FILE, Settings, load_settings
 from spindle.tokens import make_token
 
@@ -222,7 +222,7 @@ def show_status(as_json: Json = False) -> None:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Connect to all databases, say what is wrong there and what to do. Changes nothing; warnings alone end with 0."""
-    settings = with_secrets(load_settings())
+    settings = with_known_secrets(load_settings())
     with nullcontext(None) if as_json else _bar("look at the databases", "databases") as advance:
         found = doctors.examine(settings, advance)
     if as_json:
@@ -414,7 +414,8 @@ def _print_examination(found: doctors.Examination) -> None:
             "" if machine.backfill_seconds is None else _about(machine.backfill_seconds),
         )
     out.print(machines)
-    out.print(f"results: PostgreSQL {found.results.version or '[red]no answer[/]'}, {found.results.address}")
+    results = f"PostgreSQL {found.results.version or '[red]no answer[/]'}" if found.results.made else "not made yet"
+    out.print(f"results: {results}, {found.results.address}")
     colours = {"error": "red", "warning": "yellow", "note": "blue"}
     for finding in found.findings:
         colour = colours[finding.severity.value]

@@ -294,14 +294,24 @@ def _unite_sources(admin: psycopg.Connection) -> None:
 
 def ensure_results_database(settings: Settings) -> None:
     """The embedded server begins empty; on a real one an administrator made the database."""
-    server = replace(settings.results, dbname="postgres")
-    with connect(server, "the embedded server") as admin:
+    with embedded_server(settings) as admin:
         create_database(admin, settings.results.dbname)
+
+
+@contextmanager
+def embedded_server(settings: Settings) -> Iterator[psycopg.Connection]:
+    """As its administrator, in the database that is always there."""
+    with connect(replace(settings.results, dbname="postgres"), "the embedded server") as admin:
+        yield admin
+
+
+def has_database(admin: psycopg.Connection, name: str) -> bool:
+    return admin.execute("select 1 from pg_database where datname = %s", (name,)).fetchone() is not None
 
 
 def create_database(admin: psycopg.Connection, name: str, owner: str | None = None) -> None:
     """Make a database unless it is there; `owner` is a role."""
-    if admin.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
+    if has_database(admin, name):
         return
     statement = sql.SQL("create database {}").format(sql.Identifier(name))
     if owner:

@@ -69,7 +69,7 @@ def plant_databases(settings: Settings, machines: list[str]) -> dict[str, Connec
 
 def _make_databases(settings: Settings, databases: dict[str, Connection]) -> None:
     reader_password = next(iter(settings.production.values())).password
-    with database.connect(replace(settings.results, dbname="postgres"), "the embedded server") as admin:
+    with database.embedded_server(settings) as admin:
         for role in (PLANT_OWNER, PLANT_READER):
             try:
                 admin.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))

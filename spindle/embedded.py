@@ -64,7 +64,7 @@ def ensure_cluster(settings: Settings) -> None:
     cluster = cluster_dir(settings)
     with state_lock(settings):
         prepare_socket_dir(settings, user)
-        if not _is_cluster(cluster):
+        if not has_cluster(settings):
             _make_cluster(settings, cluster, user)
         _check_version(cluster)
         with writing(cluster):
@@ -74,6 +74,12 @@ def ensure_cluster(settings: Settings) -> None:
 
 def cluster_dir(settings: Settings) -> Path:
     return settings.state_dir / "postgres"
+
+
+def has_cluster(settings: Settings) -> bool:
+    """Whether one was made, and whole."""
+    cluster = cluster_dir(settings)
+    return (cluster / "PG_VERSION").is_file() and (cluster / "global" / "pg_control").is_file()
 
 
 def server_command(settings: Settings) -> list[str]:
@@ -95,10 +101,6 @@ def prepare_socket_dir(settings: Settings, user: ServiceUser | None) -> Path:
         own(folder, user)
         folder.chmod(0o700)
     return folder
-
-
-def _is_cluster(cluster: Path) -> bool:
-    return (cluster / "PG_VERSION").is_file() and (cluster / "global" / "pg_control").is_file()
 
 
 def _make_cluster(settings: Settings, cluster: Path, user: ServiceUser | None) -> None:

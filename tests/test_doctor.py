@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from spindle import database, status
+from spindle import database, services, status
 from spindle.doctor import Examination, MachineReport, Severity, examine
 from spindle.doctor.names import Signal, near_names, read_signals
 from spindle.doctor.reader import is_far
@@ -743,6 +743,26 @@ def test_the_command(server: Server, results: Connection, tmp_path: Path) -> Non
     assert PASSWORD not in done.stdout + done.stderr + shown.stdout + shown.stderr
     shell.settings |= environment(results, tmp_path, {"tamesa": tamesa})
     assert shell.run("doctor").returncode == 0
+
+
+def test_it_makes_no_embedded_database(server: Server, tmp_path: Path) -> None:
+    """Neither the server, nor the database on it, nor a file."""
+    state = tmp_path / "state"
+    shell = Spindle(state, environment(None, tmp_path, {"branosera": make_machine(server)}))
+    try:
+        shown = shell.run("doctor").stdout
+        assert "results: not made yet" in shown
+        assert "note results: the embedded database is not made yet" in shown
+        assert "error" not in shown
+        assert not state.exists()
+        services.start_database(load_settings(environ=shell.environment))
+        assert json.loads(shell.run("doctor", "--json").stdout)["results"]["made"] is False
+        with psycopg.connect(shell.info["results"].replace("dbname=spindle", "dbname=postgres")) as admin:
+            assert admin.execute("select 1 from pg_database where datname = 'spindle'").fetchone() is None
+        shell.run("init")
+        assert json.loads(shell.run("doctor", "--json").stdout)["results"]["made"] is True
+    finally:
+        shell.run("stop")
 
 
 def test_nothing_to_look_at(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
-from spindle import database, services
+from spindle import database, embedded, services
 from spindle.doctor.findings import Findings
 from spindle.doctor.machine import MachineReport
 from spindle.doctor.reader import Reader, explain, is_far
@@ -44,6 +44,7 @@ ALERT_RULES = "select 'Ó' ~* 'ó' and not 'óerror' ~* '\\merror'"
 class ResultsReport:
     """What is known of the results server; None where it could not be found out.
 
+    `made` is false as long as the embedded database is not there, so there is nothing to look at.
     `clock_seconds` is its clock minus this computer's; `foreign` are the machines that it reads by foreign tables, none
     when they are not those of the settings.
     """
@@ -51,6 +52,7 @@ class ResultsReport:
     address: str
     embedded: bool
     findings: Findings = field(default_factory=lambda: Findings("results"))
+    made: bool = True
     reachable: bool = False
     version: str | None = None
     tls: bool | None = None
@@ -61,12 +63,16 @@ class ResultsReport:
 
 
 def examine_results(settings: Settings, patience: float) -> ResultsReport:
-    """Look at the results server, starting it if it is the embedded one."""
+    """Look at the results server, starting it if it is the embedded one and was made."""
     report = ResultsReport(settings.results.public(), settings.embedded_results)
     try:
-        if settings.embedded_results:
-            services.start_database(settings)
-            database.ensure_results_database(settings)
+        report.made = not settings.embedded_results or _is_made(settings)
+        if not report.made:
+            report.findings.note(
+                "the embedded database is not made yet, so nothing is known of it",
+                "`bootstrap.py init` makes it and sets it up; then ask again",
+            )
+            return report
         with Reader(settings.results, patience) as reader:
             report.reachable = True
             _look(settings, report, reader)
@@ -75,6 +81,14 @@ def examine_results(settings: Settings, patience: float) -> ResultsReport:
     except SpindleError as error:
         report.findings.error(error)
     return report
+
+
+def _is_made(settings: Settings) -> bool:
+    if not embedded.has_cluster(settings):
+        return False
+    services.start_database(settings)
+    with database.embedded_server(settings) as admin:
+        return database.has_database(admin, settings.results.dbname)
 
 
 def _look(settings: Settings, report: ResultsReport, reader: Reader) -> None:
