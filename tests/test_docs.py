@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from spindle import errors
 from spindle.settings import Connection
 from tests.conftest import ROOT
 from tests.small_plant import ALARMS, LOAD, OPERATION, POSITION, PROGRAM, TEMPERATURE, SmallPlant
@@ -136,6 +137,14 @@ def test_every_command_is_documented() -> None:
     names = [match[1] if (match := re.search(r'name="(\w+)"', options)) else name for options, name in decorated]
     assert len(names) > 8
     assert [name for name in names if not re.search(rf"^\| `{name}\b", commands, re.M)] == []
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "docs" / "commands.md"], ids=lambda each: each.name)
+def test_every_exit_code_is_documented(document: Path) -> None:
+    codes = {error.exit_code for error in errors.SpindleError.__subclasses__()}
+    assert len(codes) == 8
+    table = document.read_text("utf-8").split("code | means |")[1].split("\n\n")[0]
+    assert {0, *codes} <= {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
 
 
 def test_no_make_target_is_made_up() -> None:
