@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import stat
 from pathlib import Path
 
 from spindle import tools
 from spindle.errors import MachineNotReady
 from spindle.settings import Settings, socket_dir
+from spindle.state_files import own, prepare_socket_dir, prepare_state_dir, state_lock, write_private, writing
 from spindle.unprivileged import (
     ServiceUser,
     current_user_name,
-    own,
-    prepare_state_dir,
     run_unprivileged,
     service_user,
     service_user_name,
-    state_lock,
-    write_private,
-    writing,
 )
 
 SUPERUSER = "spindle_admin"
@@ -85,22 +79,6 @@ def has_cluster(settings: Settings) -> bool:
 def server_command(settings: Settings) -> list[str]:
     """The command that is the server."""
     return [str(tools.postgres_binary("postgres")), "-D", str(cluster_dir(settings))]
-
-
-def prepare_socket_dir(settings: Settings, user: ServiceUser | None) -> Path:
-    """Make the folder of the sockets, which only the service user and the caller may enter."""
-    folder = socket_dir(settings.state_dir)
-    with writing(folder):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        allowed = {os.geteuid(), *(user.owner[:1] if user else ())}
-        # In /tmp anybody could have made a folder of that name first; in the state folder only its owner.
-        foreign = found.st_uid not in allowed and folder.parent != settings.state_dir
-        if foreign or not stat.S_ISDIR(found.st_mode):
-            raise MachineNotReady(f"{folder} belongs to somebody else", "remove it, or set another STATE_DIR")
-        own(folder, user)
-        folder.chmod(0o700)
-    return folder
 
 
 def _make_cluster(settings: Settings, cluster: Path, user: ServiceUser | None) -> None:

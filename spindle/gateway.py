@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from spindle.errors import MachineNotReady
 from spindle.gateway_access import nginx_values, postgrest_values, write_access_files
 from spindle.settings import LOGIN_ROLE, Connection, Settings, socket_dir
-from spindle.unprivileged import ServiceUser, own, write_private, writing
+from spindle.state_files import own, plain_path, write_private, writing
+from spindle.unprivileged import ServiceUser
 
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 INCLUDE = re.compile(r"^ *\{\{include ([\w.-]+)\}\}\n", re.MULTILINE)
-# What nginx, PostgREST and supervisor all read as itself between double quotes.
-PLAIN_PATH = re.compile(r"/[\w/ .+@=~()-]*")
 
 
 # What every PostgREST from 12 to 16 reads again when told to. Other changes take a new start: also those of the login,
@@ -135,19 +133,6 @@ def render_postgrest(settings: Settings, authenticator_password: str) -> str:
             **postgrest_values(settings.access, plain_path(gateway_dir(settings)), LOGIN_ROLE),
         },
     )
-
-
-def plain_path(path: Path) -> str:
-    """The path as it may stand in a configuration.
-
-    Raises MachineNotReady for a path with characters that mean something there, such as $ or a quote.
-    """
-    if not PLAIN_PATH.fullmatch(str(path)):
-        raise MachineNotReady(
-            f"the path {str(path)!r} has characters that nginx, PostgREST or supervisor would misread",
-            "use letters, digits, blanks and ._+@=~()- only: move the checkout, or set STATE_DIR",
-        )
-    return str(path)
 
 
 def _endpoints(settings: Settings) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from spindle.access import Access, url_host
 from spindle.errors import SettingsError
-from spindle.unprivileged import ServiceUser, write_private, writing
+from spindle.state_files import write_private, writing
+from spindle.unprivileged import ServiceUser
 
 # Long or expensive queries of one client that run at once: of PostgREST's ten connections others keep most.
 HEAVY_AT_ONCE = 4

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from spindle import database, describe, gateway, transform
 from spindle.settings import Settings
-from spindle.unprivileged import own, service_user, write_private, writing
+from spindle.state_files import own, write_private, writing
+from spindle.unprivileged import service_user
 
 # What the lineage page is made of.
 PROJECT = ("models", "api_views", "macros", "seeds", "dbt_project.yml")

@@ -29,17 +29,8 @@ from spindle import embedded, gateway, tools
 from spindle.errors import MachineNotReady, ServiceDown
 from spindle.own_client import open_gateway
 from spindle.settings import Settings, socket_dir
-from spindle.unprivileged import (
-    ServiceUser,
-    clean_environment,
-    launcher,
-    prepare_state_dir,
-    run_unprivileged,
-    service_user,
-    state_lock,
-    write_private,
-    writing,
-)
+from spindle.state_files import plain_path, prepare_socket_dir, prepare_state_dir, state_lock, write_private, writing
+from spindle.unprivileged import ServiceUser, clean_environment, launcher, run_unprivileged, service_user
 
 START_SECONDS = 30
 # A server that was killed reads its journal first; as long as it says so, it is waited for.
@@ -109,7 +100,7 @@ def start_gateway(settings: Settings, authenticator_password: str) -> None:
     prepare_state_dir(settings)
     with state_lock(settings):
         user = service_user(settings)
-        embedded.prepare_socket_dir(settings, user)
+        prepare_socket_dir(settings, user)
         supervisor = _ensure_supervisor(settings)
         _check_port(settings, "GATEWAY_PORT", settings.gateway_port, settings.access.address)
         if settings.metrics_port:
@@ -197,7 +188,7 @@ def _ensure_supervisor(settings: Settings) -> Any:
 
 
 def _start_supervisord(settings: Settings) -> Any:
-    embedded.prepare_socket_dir(settings, service_user(settings))
+    prepare_socket_dir(settings, service_user(settings))
     done = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(_supervisord_conf(settings))],
         cwd=settings.state_dir,
@@ -301,7 +292,7 @@ def _nginx_command(settings: Settings) -> list[str]:
 
 
 def _render_supervisord(settings: Settings, user: ServiceUser | None) -> str:
-    state = gateway.plain_path(settings.state_dir)
+    state = plain_path(settings.state_dir)
     folder = gateway.gateway_dir(settings)
     with writing(folder):
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
-import fcntl
 import os
 import pwd
 import shutil
@@ -18,14 +17,12 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spindle.errors import MachineNotReady, ServiceDown
+from spindle.errors import MachineNotReady
 
 if TYPE_CHECKING:
     from spindle.settings import Settings
@@ -35,7 +32,6 @@ SERVICE_USERS = ("postgres", "nobody")
 DEATH_SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM}
 # The user id the kernel shows for any user a namespace does not know: in there it must never be one that is trusted.
 OVERFLOW_UID = 65534
-LOCK_PATIENCE_SECONDS = 120
 CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
 
@@ -118,98 +114,6 @@ def run_unprivileged(
         timeout=timeout,
         check=False,
     )
-
-
-def own(path: Path, user: ServiceUser | None) -> None:
-    """Give a folder and all in it to the service user. Quick when it already is.
-
-    Raises MachineNotReady for a symbolic link: the service user could have made one to a folder that is not its own.
-    """
-    if os.geteuid() != 0:
-        return
-    found = path.lstat()
-    if stat.S_ISLNK(found.st_mode):
-        raise MachineNotReady(
-            f"{path} is a symbolic link, and root does not follow one that somebody else could have made",
-            "remove it and run it again; for another disk, set STATE_DIR to a folder there",
-        )
-    uid, gid = user.owner if user else (0, 0)
-    if found.st_uid == uid:
-        return
-    # By open folders, not by names: whoever owns a folder could put a link in its place meanwhile.
-    for _, folders, files, opened in os.fwalk(path):
-        for name in [*folders, *files]:
-            os.chown(name, uid, gid, dir_fd=opened, follow_symlinks=False)
-    # The folder itself last: if this is interrupted, the next start sees the old owner and does it again.
-    os.chown(path, uid, gid, follow_symlinks=False)
-
-
-def prepare_state_dir(settings: Settings) -> None:
-    """Make the state folder: others may pass through it to what is theirs, but not look around."""
-    with writing(settings.state_dir):
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-        if settings.state_dir.stat().st_uid == os.geteuid():
-            settings.state_dir.chmod(0o711)
-        settings.logs.mkdir(mode=0o700, exist_ok=True)
-
-
-@contextmanager
-def state_lock(settings: Settings) -> Iterator[None]:
-    """Let one command at a time make, start or stop what is in the state folder. It must exist."""
-    with writing(settings.state_dir / "lock"):
-        file = (settings.state_dir / "lock").open("a")
-    with file:
-        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise ServiceDown(
-                        f"another command has been starting or stopping services for {LOCK_PATIENCE_SECONDS} s",
-                        f"wait for it, or end it; it holds {settings.state_dir / 'lock'}",
-                    ) from error
-            time.sleep(0.1)
-        yield
-
-
-def write_private(path: Path, text: str, user: ServiceUser | None = None) -> bool:
-    """Write a file that only its reader may read, in one step. Tells whether it changed."""
-    with writing(path):
-        if path.exists() and path.read_text(encoding="utf-8") == text and _owned_by(path, user):
-            return False
-        aside = path.with_name(f"{path.name}.new")
-        aside.unlink(missing_ok=True)
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-            if user is not None:
-                os.fchown(file.fileno(), *user.owner)
-        aside.replace(path)
-    return True
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what can go wrong while files are written into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or path
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MachineNotReady(
-                f"the disk is full: cannot write {where}", "free some space and run it again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise MachineNotReady(
-                f"no permission to write {where}",
-                "it may belong to another user: run this as that user, or set STATE_DIR to a folder of your own",
-            ) from error
-        raise MachineNotReady(f"cannot write {where}: {error.strerror}", "see STATE_DIR in .env.example") from error
-
-
-def _owned_by(path: Path, user: ServiceUser | None) -> bool:
-    return user is None or path.stat().st_uid == user.owner[0]
 
 
 def _needed_folders(settings: Settings) -> list[Path]:

