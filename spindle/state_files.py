@@ -42,7 +42,10 @@ def prepare_socket_dir(settings: Settings, user: ServiceUser | None) -> None:
         if foreign or not stat.S_ISDIR(found.st_mode):
             raise MachineNotReady(f"{folder} belongs to somebody else", "remove it, or set another STATE_DIR")
         own(folder, user)
-        folder.chmod(0o700)
+        # By the open folder: in /tmp its owner may put a link in its place at any moment.
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        os.fchmod(opened, 0o700)
+        os.close(opened)
 
 
 @contextmanager
