@@ -51,7 +51,7 @@ def postgrest_conf(settings: Settings) -> Path:
 
 def write_gateway(settings: Settings, user: ServiceUser | None, authenticator_password: str) -> Written:
     """Write both configurations, readable by the service user alone."""
-    nginx = write_nginx(settings, user)
+    nginx = _write_nginx(settings, user)
     conf, text = postgrest_conf(settings), render_postgrest(settings, authenticator_password)
     before = conf.read_text(encoding="utf-8") if conf.exists() else ""
     changed = set(before.splitlines()) ^ set(text.splitlines())
@@ -62,8 +62,8 @@ def write_gateway(settings: Settings, user: ServiceUser | None, authenticator_pa
     )
 
 
-def write_nginx(settings: Settings, user: ServiceUser | None) -> bool:
-    """Write nginx's configuration. Tells whether it changed."""
+def _write_nginx(settings: Settings, user: ServiceUser | None) -> bool:
+    """Tells whether it changed."""
     folder = gateway_dir(settings)
     with writing(folder):
         (folder / "cache").mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -120,17 +120,6 @@ def start_gateway(settings: Settings, authenticator_password: str) -> None:
         _await_ready(settings, supervisor)
 
 
-def reload_gateway(settings: Settings) -> None:
-    """Let nginx and PostgREST read their configuration, and PostgREST the database's tables, without a pause."""
-    with state_lock(settings):
-        supervisor = _connect(settings)
-        if supervisor is None or not _state(supervisor, "nginx").alive:
-            raise ServiceDown("the gateway is not running", "start it with `make serve`")
-        gateway.write_nginx(settings, service_user(settings))
-        _reread_nginx(settings, supervisor)
-        _reread_postgrest(supervisor)
-
-
 def stop(settings: Settings) -> None:
     """Stop everything that runs for this state folder and remove its sockets. Fine when nothing runs."""
     with _lock_if_any(settings):
