@@ -8,7 +8,7 @@ from pathlib import Path
 from spindle import tools
 from spindle.errors import MachineNotReady
 from spindle.settings import Settings, socket_dir
-from spindle.state_files import own, prepare_socket_dir, prepare_state_dir, state_lock, write_private, writing
+from spindle.state_files import own, prepare_state_dir, state_lock, write_private, writing
 from spindle.unprivileged import (
     ServiceUser,
     current_user_name,
@@ -57,7 +57,6 @@ def ensure_cluster(settings: Settings) -> None:
     user = service_user(settings)
     cluster = cluster_dir(settings)
     with state_lock(settings):
-        prepare_socket_dir(settings, user)
         if not has_cluster(settings):
             _make_cluster(settings, cluster, user)
         _check_version(cluster)

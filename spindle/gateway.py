@@ -90,7 +90,7 @@ def render_nginx(settings: Settings) -> str:
         "metrics_log": _metrics_log(settings),
         "configuration": "",
         "default_machine": settings.default_machine,
-        **nginx_values(settings.access, folder, _endpoints(settings)),
+        **nginx_values(settings.access, folder, endpoints(settings)),
     }
     # A name of both configurations is part of each key and ETag: nothing kept outlives a changed setting.
     both = _render(template, values) + render_postgrest(settings, authenticator_password="")
@@ -135,7 +135,8 @@ def render_postgrest(settings: Settings, authenticator_password: str) -> str:
     )
 
 
-def _endpoints(settings: Settings) -> list[str]:
+def endpoints(settings: Settings) -> list[str]:
+    """The API's views by name."""
     return sorted(view.stem for view in (settings.root / "api_views").glob("*.sql"))
 
 

@@ -11,6 +11,7 @@ from spindle import database, services
 from spindle.errors import DataStale, MachinesFailed, RefreshFailed, ServiceDown, SpindleError
 from spindle.runs import is_running
 from spindle.settings import PLANT_FILE, Settings
+from spindle.supervisor import ServiceState
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class MachineStatus:
 class Status:
     """`problems` are errors as they would be raised, the most urgent first; none means all is well."""
 
-    services: list[services.ServiceState]
+    services: list[ServiceState]
     machines: list[MachineStatus] = field(default_factory=list)
     last_run: dict[str, Any] | None = None
     problems: list[SpindleError] = field(default_factory=list)

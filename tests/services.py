@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
-from xmlrpc.client import ServerProxy
 
 import psycopg
-from supervisor.xmlrpc import SupervisorTransport
 
-from spindle.settings import socket_dir
+from spindle.settings import load_settings
+from spindle.supervisor import connect
 from tests.conftest import Spindle
 
 # what PostgREST sends for an answer; the catalogue's own queries are others
@@ -29,13 +28,13 @@ def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
 @contextmanager
 def stopped(spindle: Spindle, name: str) -> Iterator[None]:
     """A service is down for the block, and all is ready again after it."""
-    transport = SupervisorTransport(None, None, f"unix://{socket_dir(spindle.state_dir)}/supervisor.sock")
-    supervisor = ServerProxy("http://127.0.0.1", transport=transport).supervisor
-    supervisor.stopProcess(name)
+    running = connect(load_settings(environ=spindle.environment))
+    assert running is not None
+    running.stop(name)
     try:
         yield
     finally:
-        supervisor.startProcess(name)
+        running.start(name)
         eventually(lambda: spindle.get("/health/ready").status == 200)
         # what the gateway learned of the outage is forgotten
         eventually(lambda: spindle.get("/api/v1/machines").headers["X-Cache"] != "STALE")

@@ -21,7 +21,7 @@ import psutil
 import psycopg
 import pytest
 
-from spindle import gateway, services, state_files, tools, unprivileged
+from spindle import gateway, processes, services, state_files, supervisor, tools, unprivileged
 from spindle.embedded import cluster_dir, ensure_cluster
 from spindle.errors import MachineNotReady, ServiceDown, SettingsError
 from spindle.settings import Settings, load_settings, socket_dir
@@ -89,7 +89,7 @@ def fill(settings: Settings) -> None:
 
 
 def own_processes(settings: Settings) -> list[psutil.Process]:
-    return list(services._own_processes(settings))
+    return list(processes.own_processes(settings))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -269,9 +269,9 @@ def test_killed_service_comes_back(running: Settings, name: str) -> None:
 
 
 def test_readiness_says_what_is_wrong(running: Settings) -> None:
-    supervisor = services._connect(running)
-    assert supervisor is not None
-    supervisor.stopProcess("postgrest")
+    found = supervisor.connect(running)
+    assert found is not None
+    found.stop("postgrest")
     answer = get(f"{running.gateway_url}/health/ready")
     assert (answer.status, answer.json()) == (503, {"status": "not ready", "reason": "PostgREST does not answer"})
     gone = get(f"{running.gateway_url}/api/v1/machines?machine=eq.never-asked")
@@ -297,8 +297,8 @@ def test_port_can_be_changed_while_running(running: Settings) -> None:
 
 
 def test_killed_supervisor_takes_all_with_it(running: Settings) -> None:
-    supervisor = next(p for p in own_processes(running) if "supervisor.supervisord" in p.cmdline())
-    supervisor.kill()
+    supervisord = next(p for p in own_processes(running) if "supervisor.supervisord" in p.cmdline())
+    supervisord.kill()
     eventually(lambda: not own_processes(running))
     assert {state.state for state in services.service_states(running)} == {"stopped"}
     services.start_database(running)
@@ -373,8 +373,8 @@ def test_folder_no_other_user_can_enter(deep: bool) -> None:
         fill(settings)
         services.start_gateway(settings, PASSWORD)
         assert get(f"{settings.gateway_url}/api/v1/data_status").json()["sensor_records"] == 3
-        supervisor = next(p for p in own_processes(settings) if "supervisor.supervisord" in p.cmdline())
-        supervisor.kill()
+        supervisord = next(p for p in own_processes(settings) if "supervisor.supervisord" in p.cmdline())
+        supervisord.kill()
         eventually(lambda: not own_processes(settings))
         services.start_database(settings)
         services.start_gateway(settings, PASSWORD)
