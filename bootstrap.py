@@ -91,7 +91,7 @@ def make_demo(
     settings = with_secrets(load_settings())  # the plant's machines are known now
     with _step("set up the results database"):
         database.set_up(settings, settings.authenticator_password)
-    first = not database.has_results(settings)
+    first = not database.has_api_views(settings)
     if not first:
         _serve(settings)
     _refresh(settings, verbose, serve_next=first)
@@ -237,7 +237,7 @@ def serve() -> None:
     """Start what is not running: the embedded database, PostgREST, the gateway. Returns when it answers."""
     settings = with_secrets(load_settings())
     _start_database(settings)
-    if not database.has_results(settings):
+    if not database.has_api_views(settings):
         raise ServiceDown("there is nothing to serve yet", "run `make demo`, or `make refresh` on your own data")
     if not database.is_set_up(settings):  # by an older version, which had no cache
         database.set_up(settings, settings.authenticator_password)
@@ -317,7 +317,7 @@ def _ready() -> Settings:
             "no production database is set and there is no demo plant", "run `make demo`, or set DB_* in .env"
         )
     _start_database(settings)
-    if not database.is_set_up(settings) or database.sources_differ(settings):
+    if database.needs_set_up(settings):
         database.set_up(settings, settings.authenticator_password)
     return settings
 

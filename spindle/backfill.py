@@ -56,7 +56,7 @@ def make_request(settings: Settings, first: date | None, last: date | None, mach
             "select (timestamptz 'epoch' + oldest_ms * interval '1 ms')::date - 1,"
             " (timestamptz 'epoch' + newest_ms * interval '1 ms')::date + 1 from raw.log_bounds(%s)"
         ]
-        if database.has_results(settings):
+        if guards.has_results(connection):
             queries.append("select first_day, last_day from agg.machine_summary where machine = %s")
         for machine, query in product(machines or settings.machines, queries):
             try:

@@ -34,7 +34,8 @@ PLAIN_KEYS = frozenset(
         "STATE_DIR",
     }
 )
-# PostgREST's login on the results server.
+# Roles of the results server: the owner of all that Spindle makes there, and PostgREST's login.
+OWNER_ROLE = "spindle_owner"
 LOGIN_ROLE = "authenticator"
 # The demo plant: the role that owns its databases, the one that reads them as a real reader would, its own notes.
 PLANT_OWNER = "plant_owner"

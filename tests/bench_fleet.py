@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from spindle import database
+from spindle import database, sources
 from spindle.extract import Days
 from spindle.refresh import refresh
 from spindle.secrets import with_secrets
@@ -111,7 +111,7 @@ def copy_plant(production: Server, folder: Path) -> None:
             *("--until", f"{DAY}T23:59:59"),
         )
         with psycopg.connect(spindle.info["machines"]["branosera"]) as source, production.connect("plant") as target:
-            for table in database.SOURCE_TABLES:
+            for table in sources.SOURCE_TABLES:
                 with (
                     source.cursor().copy(f"copy {table} to stdout (format binary)") as read,
                     target.cursor().copy(f"copy {table} from stdin (format binary)") as write,

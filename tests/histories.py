@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from spindle import database
+from spindle import database, sources
 from spindle.secrets import with_secrets
 from spindle.settings import Connection, load_settings
 from tests import oracle
@@ -152,14 +152,14 @@ class HistoryPlant(ComparedPlant):
             database.set_up(self.settings, self.settings.authenticator_password)
             admin.execute("set role spindle_owner")
             for (machine,) in admin.execute("delete from raw.sources returning machine").fetchall():
-                for relation, _, _ in database.source_relations():
+                for relation, _, _ in sources.source_relations():
                     admin.execute(f"drop view raw.{machine}_{relation} cascade")
-            for table, columns in database.SOURCE_TABLES.items():
+            for table, columns in sources.SOURCE_TABLES.items():
                 admin.execute(f"create table raw.{table}_of_all (machine text, {columns})")
                 key = "id" if table == "variable" else "id_var, date"
                 admin.execute(f"alter table raw.{table}_of_all add primary key (machine, {key})")
             for machine, history in self.histories.items():
-                for relation, table, columns in database.source_relations():
+                for relation, table, columns in sources.source_relations():
                     names = ", ".join(column.split()[0] for column in columns.split(", "))
                     admin.execute(
                         f"create view raw.{machine}_{relation} as"

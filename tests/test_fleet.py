@@ -173,12 +173,12 @@ def test_passwords_are_in_no_log_and_no_view(fleet: Fleet) -> None:
 
 def test_a_new_password_is_a_new_login(healed: Fleet) -> None:
     """What .env says is compared with what the sources have, so nobody must remember `init`."""
-    assert not database.sources_differ(healed.settings)
+    assert not database.needs_set_up(healed.settings)
     changed = replace(healed.settings.production["h001"], password="another")
     settings = replace(healed.settings, production={**healed.settings.production, "h001": changed})
-    assert database.sources_differ(settings)
+    assert database.needs_set_up(settings)
     gone = {name: source for name, source in healed.settings.production.items() if name != "h001"}
-    assert database.sources_differ(replace(healed.settings, production=gone))
+    assert database.needs_set_up(replace(healed.settings, production=gone))
 
 
 # --- some are in trouble -----------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from spindle.doctor.findings import Findings
 from spindle.doctor.machine import MachineReport
 from spindle.doctor.reader import Reader, explain, is_far
 from spindle.errors import CannotConnect, MachineNotReady, SettingsError, SpindleError
-from spindle.settings import Settings, read_time_zones
+from spindle.settings import OWNER_ROLE, Settings, read_time_zones
+from spindle.sources import foreign_options, sources_differ
 
 NEEDS_TLS = ("require", "verify-ca", "verify-full")
 ALIVE = """
@@ -116,12 +117,12 @@ def _look(settings: Settings, report: ResultsReport, reader: Reader) -> None:
         report.findings.note("it is not set up yet", "`bootstrap.py init` makes its schemas, roles and sources")
         return
     _look_at_login(settings, report)
-    if database.sources_differ(settings):
+    with database.results(settings) as owner:
+        differ = sources_differ(owner, settings)
+    if differ:
         report.findings.note("machines or DB_* changed since it was set up", "the next refresh or `init` applies it")
     else:
-        report.foreign = sorted(
-            machine for machine in settings.production if database.foreign_options(settings, machine)
-        )
+        report.foreign = sorted(machine for machine in settings.production if foreign_options(settings, machine))
 
 
 def _look_at_text(report: ResultsReport, reader: Reader, encoding: str) -> None:
@@ -216,7 +217,7 @@ def reach_from_results(settings: Settings, report: MachineReport, patience: floa
     table = sql.Identifier("raw", f"{report.machine}_variable")
     try:
         with Reader(settings.results, patience) as reader:
-            reader.connection.execute(sql.SQL("set role {}").format(sql.Identifier(database.OWNER)))
+            reader.connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER_ROLE)))
             reader.connection.execute(sql.SQL("select id from {} limit 1").format(table))
     except psycopg.Error as error:
         report.findings.error(

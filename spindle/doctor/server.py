@@ -6,11 +6,11 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
-from spindle.database import SOURCE_TABLES
 from spindle.doctor.findings import Findings
 from spindle.doctor.machine import LOGS, MachineReport, Table, Wanted
 from spindle.doctor.reader import Reader, is_far
 from spindle.errors import CannotConnect, RefreshFailed, SettingsError
+from spindle.sources import SOURCE_TABLES
 
 OLDEST_VERSION = 120000
 KEY = ["id_var", "date"]
