@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,6 +36,17 @@ class RefreshReport:
         """Raise MachinesFailed when some machines failed and others did not."""
         if self.failed:
             raise failure(self.failed, self.machines)
+
+    def as_json(self) -> str:
+        document = {
+            "run_id": self.run_id,
+            "cuts": {machine: cut.isoformat() for machine, cut in self.cuts.items()},
+            "records": self.records,
+            "absent_signals": self.absent,
+            "failed_machines": {machine: error.what for machine, error in self.failed.items()},
+            "unchecked": self.unchecked or None,
+        }
+        return json.dumps(document, indent=2)
 
 
 def refresh(
