@@ -1,4 +1,4 @@
-"""The doctor on real servers, each with one thing wrong."""
+"""The doctor on servers of machines, each with one thing wrong; tests/test_doctor_results.py has those of results."""
 
 from __future__ import annotations
 
@@ -10,28 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from spindle import database, services, status
-from spindle.doctor import Examination, MachineReport, Severity, examine
+from spindle.doctor import MachineReport, Severity, examine
 from spindle.doctor.names import Signal, near_names, read_signals
 from spindle.doctor.reader import is_far
-from spindle.secrets import with_secrets
-from spindle.settings import Connection, Settings, load_settings
-from tests.conftest import AUTHENTICATOR_PASSWORD, ROOT, Spindle
-from tests.servers import ADMIN, ADMIN_PASSWORD, DEBIAN, WHEEL, Link, Server, Servers, needs_debian
+from spindle.settings import Connection, Settings
+from tests.conftest import ROOT, Spindle
+from tests.doctored import NOW_MS, PASSWORD, ROWS_EACH, environment, make_machine, only, said, settings_in
+from tests.servers import DEBIAN, WHEEL, Link, Server, Servers, needs_debian
 
-PASSWORD = "not to be seen anywhere"
-ROWS_EACH = 400
-NOW_MS = round(datetime.now(timezone.utc).timestamp() * 1000)
 KINDS = [WHEEL, pytest.param(DEBIAN, marks=needs_debian)]
-EXPECTED = "^it is not set up yet$|no setting says where its database is$"
-numbers = count()
 
 
 @pytest.fixture(scope="module")
@@ -50,55 +43,9 @@ def settings_of(results: Connection, tmp_path: Path) -> Callable[..., Settings]:
     """Settings of these machines' connections, as .env would say it, and of other keys."""
 
     def make(root: Path = ROOT, results: Connection = results, **machines: Connection) -> Settings:
-        return with_secrets(load_settings(root, environment(results, tmp_path, machines)))
+        return settings_in(tmp_path, results, machines, root)
 
     return make
-
-
-def environment(results: Connection | None, folder: Path, machines: dict[str, Connection]) -> dict[str, str]:
-    keys = {"HOST": "host", "PORT": "port", "NAME": "dbname", "USER": "user", "PASSWORD": "password"}
-    keys["SSLMODE"] = "sslmode"
-    prefixed = {f"DB_{machine.upper()}": connection for machine, connection in machines.items()}
-    if results:
-        prefixed["AGG_DB"] = results
-    found = {
-        f"{prefix}_{key}": str(getattr(each, name)) for prefix, each in prefixed.items() for key, name in keys.items()
-    }
-    own = {"STATE_DIR": str(folder / "state"), "AUTHENTICATOR_PASSWORD": AUTHENTICATOR_PASSWORD}
-    return found | own | {"SPINDLE_ENV_FILE": "/dev/null"}
-
-
-def make_machine(server: Server, machine: str = "branosera", last_ms: int = NOW_MS) -> Connection:
-    """A healthy database of a machine of the seed, with every variable it names, and a login with the least rights."""
-    signals = [signal for signal in read_signals(ROOT) if signal.machine == machine]
-    variables = {number: signal.variable for number, signal in enumerate(signals, start=1)} | {90: "X"}
-    texts = [number for number, signal in enumerate(signals, start=1) if signal.role == "alarms"]
-    dates = [last_ms - 1000 * ago for ago in range(ROWS_EACH)]
-    name = f"{machine}_{next(numbers)}"
-    server.database(
-        name,
-        variables,
-        [(number, date, 1.5) for number in variables if number not in texts for date in dates],
-        [(number, date, "[]") for number in texts for date in dates],
-    )
-    return server.grant_reader(name, f"reader_of_{name}", PASSWORD)
-
-
-def said(found: Examination, severity: Severity | None = None) -> list[str]:
-    """What was said, without two notes: that nothing was set up, and that the seed's other machine has no settings."""
-    return [
-        f"{finding.where}: {finding.what} | {finding.advice}"
-        for finding in found.findings
-        if not re.search(EXPECTED, finding.what) and severity in (None, finding.severity)
-    ]
-
-
-def only(found: Examination, severity: Severity, pattern: str, exit_code: int = 0) -> None:
-    """It said this one thing."""
-    (line,) = said(found)
-    assert said(found, severity) == [line]
-    assert re.search(pattern, line), line
-    assert found.exit_code == exit_code
 
 
 # All is well ---------------------------------------------------------------------------------------------------------
@@ -489,139 +436,6 @@ def test_a_silent_server_does_not_stop_the_others(
     assert [finding.severity for finding in other.findings] == []
 
 
-# Results -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def results_server(servers: Servers) -> Iterator[Callable[..., Connection]]:
-    """Databases on a server of their own, whose login is no superuser but may do all that `init` needs."""
-    server = servers.make()
-
-    def make(options: str = "", *, role: str = "createrole", extension: bool = True) -> Connection:
-        name = f"results_{next(numbers)}"
-        with server.connect() as admin:
-            admin.execute(f"create role {name} login password '{PASSWORD}' {role}")  # type: ignore[arg-type]
-            admin.execute(f"create database {name} template template0 {options}")  # type: ignore[arg-type]
-            admin.execute(f"alter database {name} owner to {name}" if role else "select 1")  # type: ignore[arg-type]
-        with server.connect(name) as admin:
-            if extension:
-                admin.execute(
-                    f"create extension postgres_fdw; grant usage on foreign data wrapper postgres_fdw to {name}"  # type: ignore[arg-type]
-                )
-        return Connection("127.0.0.1", server.port, name, name, PASSWORD)
-
-    return make
-
-
-def as_superuser(results: Connection) -> Connection:
-    return replace(results, user=ADMIN, password=ADMIN_PASSWORD)
-
-
-UTF8 = "encoding 'UTF8' locale_provider builtin builtin_locale 'C.UTF-8' locale 'C'"
-
-
-def test_the_results_database(
-    server: Server, settings_of: Callable[..., Settings], results_server: Callable[..., Connection]
-) -> None:
-    reader = make_machine(server)
-
-    def look(results: Connection) -> Examination:
-        return examine(settings_of(results=results, branosera=reader))
-
-    assert said(look(results_server(UTF8))) == []
-    only(look(results_server("encoding 'UTF8' locale 'C'")), Severity.WARNING, "results: .* locale C.*C.UTF-8")
-    only(look(results_server("encoding 'LATIN1' locale 'C'")), Severity.ERROR, "encoding LATIN1, not UTF8", 2)
-    no_extension = look(results_server(UTF8, extension=False))
-    only(no_extension, Severity.ERROR, "`create extension postgres_fdw`; .*`grant usage on foreign data wrapper", 7)
-    only(look(results_server(UTF8, role="")), Severity.ERROR, "createrole`; `grant create on database", 7)
-    wrong = replace(results_server(UTF8), password="other")
-    only(look(wrong), Severity.ERROR, "the results database .*AGG_DB_USER or AGG_DB_PASSWORD is wrong", 3)
-
-
-def test_a_results_database_in_trouble_is_a_finding(
-    server: Server, settings_of: Callable[..., Settings], results_server: Callable[..., Connection]
-) -> None:
-    results = results_server(UTF8)
-    with psycopg.connect(**as_superuser(results).parameters(), autocommit=True) as admin:
-        admin.execute("revoke select on pg_timezone_names from public")
-    found = examine(settings_of(results=results, branosera=make_machine(server)))
-    only(found, Severity.ERROR, "results: .*cannot be looked at: permission denied for view pg_timezone_names", 3)
-    assert found.machines[0].rows
-
-
-def test_a_database_that_a_superuser_set_up(
-    server: Server, settings_of: Callable[..., Settings], results_server: Callable[..., Connection], tmp_path: Path
-) -> None:
-    """As the advice of `init` is. Then its owner is the superuser's to become, and nobody else's, until granted."""
-    reader, results = make_machine(server), results_server(UTF8, role="")
-    settings, admins = (settings_of(results=each, branosera=reader) for each in (results, as_superuser(results)))
-    assert status.read_status(settings).problems[0].what == "the results server has no role spindle_owner"
-    database.set_up(admins, settings.authenticator_password)
-    found = examine(settings)
-    denied = f"{results.user} may not become spindle_owner, the owner of the results"
-    grant = f"grant spindle_owner to {results.user}"
-    assert said(found, Severity.ERROR) == [f"results: {denied} | an administrator: `{grant}`"]
-    assert found.exit_code == 7
-    shell = Spindle(tmp_path / "state", environment(results, tmp_path, {"branosera": reader}))
-    for command in ("refresh", "runs"):
-        assert f"error: {denied}\n  an administrator: `{grant}`\n" == shell.run(command, exit_code=7).stderr
-    assert denied in shell.run("status", exit_code=7).stderr
-    assert "there is nothing to serve yet" in shell.run("serve", exit_code=5).stderr
-    with psycopg.connect(**as_superuser(results).parameters(), autocommit=True) as admin:
-        admin.execute(grant)  # type: ignore[arg-type]
-    only(examine(settings), Severity.WARNING, "may not set up the results database again.*createrole")
-    assert "`make refresh`" in str(status.read_status(settings).problems[-1])
-
-
-def test_a_password_of_postgrest_that_is_not_the_roles(
-    server: Server, settings_of: Callable[..., Settings], results_server: Callable[..., Connection], tmp_path: Path
-) -> None:
-    """A changed setting, or lost secrets: `serve` sets the password, or says that it may not."""
-    reader, results = make_machine(server), results_server(UTF8, role="")
-    settings, admins = (settings_of(results=each, branosera=reader) for each in (results, as_superuser(results)))
-    database.set_up(admins, settings.authenticator_password)
-    assert said(examine(admins)) == []
-    with psycopg.connect(**as_superuser(results).parameters(), autocommit=True) as admin:
-        admin.execute(f"grant spindle_owner to {results.user}")  # type: ignore[arg-type]
-        admin.execute("create view api.data_status as select 1 as something_to_serve")
-    changed = {"AUTHENTICATOR_PASSWORD": "another one"}
-    shell = Spindle(tmp_path / "state", environment(results, tmp_path, {"branosera": reader}) | changed)
-    refused = shell.run("serve", exit_code=7).stderr
-    assert "authentication failed" in refused
-    assert f"{results.user} may not set up the results database" in refused
-    assert "set AUTHENTICATOR_PASSWORD in .env" in refused
-    admins = replace(admins, authenticator_password="another one")
-    only(examine(admins), Severity.WARNING, "results: cannot connect to .* as PostgREST .*AUTHENTICATOR_PASSWORD")
-    database.ensure_login(admins)
-    assert said(examine(admins)) == []
-
-
-@needs_debian
-def test_a_results_server_that_is_too_old(
-    servers: Servers, settings_of: Callable[..., Settings], server: Server
-) -> None:
-    old = servers.make(DEBIAN)
-    found = examine(settings_of(results=old.admin, branosera=make_machine(server)))
-    only(found, Severity.ERROR, r"results: the results server runs PostgreSQL 15.*must be 16", 2)
-
-
-def test_the_results_server_must_reach_the_machines_too(
-    server: Server, settings_of: Callable[..., Settings], plant_database_factory: Callable[[], Connection]
-) -> None:
-    reader = make_machine(server)
-    results = replace(plant_database_factory(), user="spindle_admin")
-    settings = settings_of(results=results, branosera=reader)
-    database.set_up(settings, settings.authenticator_password)
-    found = examine(settings)
-    assert said(found) == []
-    assert found.results.foreign == ["branosera"]
-    with psycopg.connect(**results.parameters(), autocommit=True) as admin:
-        admin.execute("drop foreign table raw.branosera_variable cascade")
-    only(examine(settings), Severity.ERROR, "branosera: the results server cannot read the dictionary", 3)
-    elsewhere = settings_of(results=results, branosera=replace(reader, sslmode="disable"))
-    only(examine(elsewhere), Severity.NOTE, "machines or DB_. changed since it was set up")
-
-
 # Seeds and files -----------------------------------------------------------------------------------------------------
 
 
@@ -743,26 +557,6 @@ def test_the_command(server: Server, results: Connection, tmp_path: Path) -> Non
     assert PASSWORD not in done.stdout + done.stderr + shown.stdout + shown.stderr
     shell.settings |= environment(results, tmp_path, {"tamesa": tamesa})
     assert shell.run("doctor").returncode == 0
-
-
-def test_it_makes_no_embedded_database(server: Server, tmp_path: Path) -> None:
-    """Neither the server, nor the database on it, nor a file."""
-    state = tmp_path / "state"
-    shell = Spindle(state, environment(None, tmp_path, {"branosera": make_machine(server)}))
-    try:
-        shown = shell.run("doctor").stdout
-        assert "results: not made yet" in shown
-        assert "note results: the embedded database is not made yet" in shown
-        assert "error" not in shown
-        assert not state.exists()
-        services.start_database(load_settings(environ=shell.environment))
-        assert json.loads(shell.run("doctor", "--json").stdout)["results"]["made"] is False
-        with psycopg.connect(shell.info["results"].replace("dbname=spindle", "dbname=postgres")) as admin:
-            assert admin.execute("select 1 from pg_database where datname = 'spindle'").fetchone() is None
-        shell.run("init")
-        assert json.loads(shell.run("doctor", "--json").stdout)["results"]["made"] is True
-    finally:
-        shell.run("stop")
 
 
 def test_nothing_to_look_at(tmp_path: Path) -> None:
