@@ -186,6 +186,11 @@ BREAKS = {
         r"`grant select on public\.variable_log_string to {reader}`",
         3,
     ),
+    "a signal twice": (
+        "insert into variable values (900, 'PROG_STATUS', '')",
+        "PROG_STATUS stands 2 times in the table variable: 2, 900",
+        1,
+    ),
     "schema not usable": (
         "revoke usage on schema public from public",
         r"{reader} may not read .*`grant usage on schema public to {reader}",
@@ -242,9 +247,9 @@ WARNINGS = {
         "update variable set name = 'QQQ' where name = 'ALARMS'",
         r"no variable ALARMS \| no name is near",
     ),
-    "twice": (
-        "insert into variable values (900, 'PROG_STATUS', '')",
-        "PROG_STATUS stands 2 times in the table variable: 2, 900",
+    "a sensor twice": (
+        "insert into variable values (900, 'TEMPERATURA_BASE', '')",
+        r"TEMPERATURA_BASE stands 2 times in the table variable: \d+, 900 \| readings of all of them count",
     ),
     "in the other log": (
         "insert into variable_log_float select id_var, date, 0 from variable_log_string;"
