@@ -7,12 +7,15 @@
     ],
 ) }}
 
-with refresh_window as (
+-- depends_on: {{ ref('refresh_window') }}
+with {% if is_incremental() -%}
+refresh_window as (
 
     select * from {{ ref('refresh_window') }}
 
 ),
 
+{% endif -%}
 alarm_entries as (
 
     select distinct

@@ -48,6 +48,8 @@ select
     min_value::double precision as min_value,
     round(sum_value / (readings_count * divisor), 2)::double precision as avg_value,
     max_value::double precision as max_value,
-    round({{ sample_std_dev('readings_count', 'sum_value', 'sum_squares') }} / abs(divisor), 2)::double precision as std_dev,
+    round(
+        {{ sample_std_dev('readings_count', 'sum_value', 'sum_squares') }} / abs(divisor), 2
+    )::double precision as std_dev,
     readings_count
 from sum_hours
