@@ -154,6 +154,7 @@ def expensive() -> list[Hostile]:
         f"alerts_detail?or=({patterns})",
         f"alerts_detail?or=({stars})",
         r"alerts_detail?alarm_description=match.(.*)(.*)(.*)(.*)(.*)%5C1%5C2%5C3%5C4%5C5$",
+        r"alerts_detail?alarm_description=%6d%61tch.(.*)(.*)(.*)(.*)(.*)%5C1%5C2%5C3%5C4%5C5$",
         f"alerts_detail?alarm_description=like.{'*a' * 4000}",
         f"alerts_detail?alarm_description=ilike.{'_%25' * 3000}",
         f"alerts_detail?alarm_description=fts.{'%26'.join(['a'] * 3000)}",

@@ -285,6 +285,38 @@ def test_connections_of_one_client(limited: Spindle, results: psycopg.Connection
     assert (fourth.status, other.status) == (429, 200)
 
 
+# PostgREST reads this as match.b
+EXPENSIVE = "/api/v1/energy_consumption?machine=%6datch.b&limit="
+
+
+def test_expensive_requests_of_one_client(spindle: Spindle, results: psycopg.Connection) -> None:
+    """Four of them; a letter that is encoded hides nothing."""
+    with ThreadPoolExecutor() as pool, psycopg.connect(results.info.dsn) as locker:
+        locker.execute("lock table agg.energy in access exclusive mode")
+        waiting = [pool.submit(ask, spindle, f"{EXPENSIVE}{number}") for number in range(1, 5)]
+        await_waiting(results, 4)
+        fifth, plain = ask(spindle, f"{EXPENSIVE}5"), ask(spindle, "/api/v1/machines?limit=1")
+        locker.rollback()
+        assert [answer.result().status for answer in waiting] == [200] * 4
+    assert (fifth.status, plain.status) == (429, 200)
+
+
+def test_expensive_requests_of_all_clients(limited: Spindle, results: psycopg.Connection) -> None:
+    """Six, however many addresses ask: PostgREST has ten connections."""
+    with ThreadPoolExecutor() as pool, psycopg.connect(results.info.dsn) as locker:
+        locker.execute("lock table agg.energy in access exclusive mode")
+        waiting = [
+            pool.submit(ask, limited, f"{EXPENSIVE}{number}", X_Forwarded_For=f"10.0.1.{number % 3}")
+            for number in range(1, 7)
+        ]
+        await_waiting(results, 6)
+        seventh = ask(limited, f"{EXPENSIVE}7", X_Forwarded_For="10.0.1.7")
+        plain = ask(limited, "/api/v1/machines?limit=1", X_Forwarded_For="10.0.1.7")
+        locker.rollback()
+        assert [answer.result().status for answer in waiting] == [200] * 6
+    assert (seventh.status, plain.status) == (429, 200)
+
+
 def await_waiting(results: psycopg.Connection, wanted: int) -> None:
     waiting = "select count(*) from pg_stat_activity where usename = 'authenticator' and wait_event_type = 'Lock'"
     deadline = time.monotonic() + 8
@@ -341,6 +373,7 @@ def test_sizes(spindle: Spindle, path: str, headers: dict[str, str], status: int
         ("/api/v1/temperatures?s%65lect=sensors(*)", 400, "percent-encoded"),
         ("/api/v1/machine_program?select=program::regclass", 400, "reg type"),
         ("/api/v1/machine_program?select=program:%3A%20%52%45gtype", 400, "reg type"),
+        (f"/api/v1/machines?or={'(%6fr(n%6Ft.%61%6ed' * 15}(machine.eq.a){')' * 30}", 400, "30 deep"),
         ("/api/v1/machines?machine=eq.%ff", 400, "UTF-8"),
         ("/api/v1/machines?machine=eq.%ed%a0%80", 400, "UTF-8"),
         ("/api/v1/machines?machine=eq.%c0%af", 400, "UTF-8"),
