@@ -166,7 +166,19 @@ def test_other_headers_of_a_client_change_nothing(expendable: Spindle, headers: 
     assert "mine" not in answer.headers["ETag"]
 
 
-@pytest.mark.parametrize("path", ["/gateway/generation", "/gateway/renewed", "/api/v1/rpc/generation"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gateway/generation",
+        "/gateway/renewed",
+        "/api/v1/rpc/generation",
+        "/api/v1/gateway/generation",
+        "/api/v1/gateway/generation?x=1",
+        "/api/v1/gateway/renewed",
+        "/api/v1/g%61teway/renewed?x=1",
+        "/api/v1//gateway%2fgeneration",
+    ],
+)
 def test_the_gateways_own_questions_are_not_for_clients(expendable: Spindle, path: str) -> None:
     assert expendable.get(path).status == 404
     assert expendable.get(path, headers={"Accept-Profile": "gateway"}).status in (400, 404)
