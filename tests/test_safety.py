@@ -674,11 +674,19 @@ def test_mistakes_name_the_key_and_tell_no_secret(keys: dict[str, str], named: s
 
 
 def test_limits_are_on_where_strangers_are() -> None:
-    own = load_settings(environ={"SPINDLE_ENV_FILE": "/dev/null"}).access
-    network = load_settings(environ={"SPINDLE_ENV_FILE": "/dev/null", "GATEWAY_ADDRESS": "0.0.0.0"}).access
-    assert (own.rate_per_second, own.connections) == (0, 0)
-    assert network.rate_per_second > 0
-    assert network.connections > 0
+    """Also where they come through a proxy on this computer, which ends their TLS."""
+    none = {"SPINDLE_ENV_FILE": "/dev/null"}
+    own = load_settings(environ=none).access
+    network = load_settings(environ=none | {"GATEWAY_ADDRESS": "0.0.0.0"}).access
+    proxied = load_settings(environ=none | {"TRUSTED_PROXIES": "127.0.0.1"}).access
+    assert (own.rate_per_second, own.connections, own.open_doors) == (0, 0, [])
+    for access, open_doors in ((network, ["API_JWT_SECRET", "TLS_CERT_FILE"]), (proxied, ["API_JWT_SECRET"])):
+        assert access.rate_per_second > 0
+        assert access.connections > 0
+        assert len(access.open_doors) == len(open_doors)
+        assert all(key in said for key, said in zip(open_doors, access.open_doors, strict=True))
+    login = none | {"TRUSTED_PROXIES": "127.0.0.1", "API_JWT_SECRET": SECRET}
+    assert load_settings(environ=login).access.open_doors == []
     assert own.cors_origins == (FRONTEND,)
     assert SECRET not in repr(load_settings(environ={"SPINDLE_ENV_FILE": "/dev/null", "API_JWT_SECRET": SECRET}))
 
