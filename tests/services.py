@@ -6,9 +6,11 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 from xmlrpc.client import ServerProxy
 
+import psutil
 import psycopg
 from supervisor.xmlrpc import SupervisorTransport
 
@@ -29,16 +31,40 @@ def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
 @contextmanager
 def stopped(spindle: Spindle, name: str) -> Iterator[None]:
     """A service is down for the block, and all is ready again after it."""
-    transport = SupervisorTransport(None, None, f"unix://{socket_dir(spindle.state_dir)}/supervisor.sock")
-    supervisor = ServerProxy("http://127.0.0.1", transport=transport).supervisor
+    supervisor = _supervisor(spindle)
     supervisor.stopProcess(name)
     try:
         yield
     finally:
         supervisor.startProcess(name)
-        eventually(lambda: spindle.get("/health/ready").status == 200)
-        # what the gateway learned of the outage is forgotten
-        eventually(lambda: spindle.get("/api/v1/machines").headers["X-Cache"] != "STALE")
+        _await_ready(spindle)
+
+
+@contextmanager
+def frozen(spindle: Spindle, name: str) -> Iterator[None]:
+    """A service hangs for the block: its connections stay open and nothing answers; all is ready again after it."""
+    main = psutil.Process(_supervisor(spindle).getProcessInfo(name)["pid"])
+    main.suspend()
+    family = [main, *main.children(recursive=True)]
+    try:
+        for process in family:
+            process.suspend()
+        yield
+    finally:
+        for process in family:
+            process.resume()
+        _await_ready(spindle)
+
+
+def _supervisor(spindle: Spindle) -> Any:
+    transport = SupervisorTransport(None, None, f"unix://{socket_dir(spindle.state_dir)}/supervisor.sock")
+    return ServerProxy("http://127.0.0.1", transport=transport).supervisor
+
+
+def _await_ready(spindle: Spindle) -> None:
+    eventually(lambda: spindle.get("/health/ready").status == 200)
+    # what the gateway learned of the outage is forgotten
+    eventually(lambda: spindle.get("/api/v1/machines").headers["X-Cache"] != "STALE")
 
 
 class Statements:

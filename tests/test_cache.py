@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Answer, Spindle, thorough
-from tests.services import Statements, eventually, stopped
+from tests.services import Statements, eventually, frozen, stopped
 
 pytestmark = pytest.mark.alone
 
@@ -335,6 +335,47 @@ def test_stale_answers_of_the_old_dialect_are_not_mixed_up(expendable: Spindle, 
         for path, answer in zip(paths, before, strict=True):
             stale = expendable.get(path)
             assert (cached(stale), stale.status, stale.body) == ("STALE", 200, answer.body), path
+
+
+@thorough
+def test_the_last_good_answer_is_served_while_the_database_hangs(
+    expendable: Spindle, admin: psycopg.Connection
+) -> None:
+    """What one waits for: the generation 2 s, PostgREST 25 s, or 10 s when none of its connections is free."""
+    newer = fresh_path()
+    older = [f"{UTIL}?target_date={DAYS[0]}", *(fresh_path() for _ in range(12))]
+    expected = [expendable.get(path).body for path in older]
+    new_generation(expendable, admin)
+    body = expendable.get(newer).body
+    admin.close()
+    with frozen(expendable, "postgres"), ThreadPoolExecutor(len(older)) as pool:
+        began = time.monotonic()
+        eventually(lambda: cached(expendable.get(newer)) == "STALE", LOOK_SECONDS + 5)
+        assert_stale(expendable.get(newer), body)
+        assert time.monotonic() - began < 10
+        first = pool.submit(expendable.get, older[0])
+        time.sleep(3)
+        others = [pool.submit(expendable.get, path) for path in older[1:]]
+        never_asked = expendable.get(fresh_path())
+        assert (never_asked.status, never_asked.json["code"]) == (503, "GW503")
+        assert time.monotonic() - began < 30
+        for waiting, known in zip([first, *others], expected, strict=True):
+            assert_stale(waiting.result(), known)
+        assert 25 < time.monotonic() - began < 40
+
+
+def test_the_second_question_is_the_same_one(expendable: Spindle, admin: psycopg.Connection) -> None:
+    """PostgREST's connection dies: it is asked again, in the old dialect as before without the query of the URL."""
+    path = f"{UTIL}?target_date={DAYS[1]}&machine=tamesa"
+    new_generation(expendable, admin)
+    waiting = "select pid from pg_stat_activity where usename = 'authenticator' and wait_event_type = 'Lock'"
+    with psycopg.connect(expendable.info["results"]) as locker, ThreadPoolExecutor() as pool:
+        locker.execute("lock table agg.activity in access exclusive mode")
+        answer = pool.submit(expendable.get, path)
+        eventually(lambda: admin.execute(waiting).fetchone() is not None, 8)
+        admin.execute(f"select pg_terminate_backend(pid) from ({waiting}) as waiting")
+        locker.rollback()
+        assert answer.result().status == 200, answer.result().body
 
 
 def test_stale_answers_end_after_the_set_time(expendable: Spindle) -> None:
