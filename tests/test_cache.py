@@ -99,14 +99,15 @@ def test_a_burst_reaches_the_database_once(expendable: Spindle, statements: Stat
     assert statements.read() == ["temperatures"]
 
 
-def test_a_burst_of_a_wrong_request_is_answered_together(expendable: Spindle) -> None:
+@pytest.mark.parametrize(("parameter", "status"), [("dt=eq.", 400), ("target_date=", 422)])
+def test_a_burst_of_a_wrong_request_is_answered_together(expendable: Spindle, parameter: str, status: int) -> None:
     """An error is kept for a second, for those who wait for it, and no longer."""
-    path = f"{UTIL}?dt=eq.{uuid4().hex}"
+    path = f"{UTIL}?{parameter}{uuid4().hex}"
     began = time.monotonic()
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: expendable.get(path), range(20)))
     assert time.monotonic() - began < 3
-    assert {answer.status for answer in answers} == {400}
+    assert {answer.status for answer in answers} == {status}
     assert [cached(answer) for answer in answers].count("MISS") == 1
     time.sleep(LOOK_SECONDS)
     assert cached(expendable.get(path)) == "EXPIRED"
