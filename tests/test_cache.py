@@ -13,6 +13,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from spindle import cache
+from spindle.settings import load_settings
 from tests.conftest import Answer, Spindle, thorough
 from tests.services import Statements, eventually, frozen, stopped
 
@@ -238,6 +240,60 @@ def test_after_a_refresh_the_first_answer_is_new(expendable: Spindle) -> None:
     assert warmest(expendable) == before
     expendable.run("refresh", "--json", exit_code=None)
     assert warmest(expendable) == pytest.approx(before + 7, abs=0.011)
+
+
+SLOW_GENERATION = """
+    alter function gateway.generation() rename to generation_itself;
+    create function gateway.generation() returns jsonb language plpgsql stable security definer as $$
+    declare
+        found jsonb := gateway.generation_itself();
+    begin
+        if found ->> 'generation' = '{before}' then
+            perform pg_advisory_xact_lock_shared(1);
+        end if;
+        return found;
+    end
+    $$;
+    grant execute on function gateway.generation() to web_anon
+"""
+
+
+def test_a_look_that_arrives_late_puts_no_old_generation_back(
+    expendable: Spindle, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw what was before the run's end, and arrives 50 ms after it, or a bit later."""
+    new_generation(expendable, admin)
+    before = str(expendable.get(UTIL).headers["ETag"])
+    settings, pauses = load_settings(environ=expendable.environment), []
+    waiting = "select from pg_locks where locktype = 'advisory' and not granted"
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            arrive()
+
+    def arrive() -> None:
+        admin.execute("select pg_advisory_unlock_all()")
+        assert late.result().headers["ETag"] == before
+
+    admin.execute(SLOW_GENERATION.format(before=before.split('"')[1].split("-")[0]))
+    with ThreadPoolExecutor() as pool:
+        try:
+            admin.execute("select pg_advisory_lock(1)")
+            time.sleep(LOOK_SECONDS)
+            late = pool.submit(expendable.get, UTIL)
+            eventually(lambda: admin.execute(waiting).rowcount == 1)
+            admin.execute("select gateway.begin_change(), gateway.end_change()")
+            monkeypatch.setattr(cache.time, "sleep", pause)
+            assert cache.refresh_cache(settings)
+            arrive()
+            assert expendable.get(UTIL).headers["ETag"] != before
+        finally:
+            admin.execute(
+                "select pg_advisory_unlock_all(); drop function gateway.generation();"
+                "alter function gateway.generation_itself() rename to generation"
+            )
+    assert sum(pauses) >= 0.3
 
 
 @thorough
