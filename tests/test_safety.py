@@ -460,6 +460,17 @@ def test_a_token_reads_and_without_one_nobody_does(guarded: Spindle) -> None:
         assert ask(guarded, path).status == 200
 
 
+def test_the_descriptions_tell_a_stranger_no_data(guarded: Spindle, spindle: Spindle) -> None:
+    sensors = spindle.rows("sensors")
+    names = {row["machine"] for row in sensors} | {row["sensor_name"] for row in sensors} | {"2026-03"}
+    for path in ("/docs/openapi.json", "/docs/old-dialect.json"):
+        for answer, holds_data in ((ask(guarded, path), False), (ask(spindle, path), True)):
+            operations = [at["get"] for at in answer.json["paths"].values()]
+            filled = [parameter.get("example") for operation in operations for parameter in operation["parameters"]]
+            shown = json.dumps([[operation["x-examples"] for operation in operations], filled])
+            assert any(name in shown for name in names) == holds_data
+
+
 def unsigned(header: dict[str, str], claims: dict[str, Any], signature: str = "") -> str:
     parts = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (header, claims))
     return ".".join([*parts, signature])
