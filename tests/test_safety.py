@@ -21,6 +21,8 @@ import jwt
 import psycopg
 import pytest
 
+from spindle import database, verify
+from spindle.errors import RefreshFailed, SettingsError
 from spindle.settings import load_settings
 from tests.conftest import ROOT, Answer, Spindle, thorough
 from tests.hostile import INTERNALS
@@ -530,9 +532,16 @@ def test_a_token_is_read_from_no_other_place(guarded: Spindle) -> None:
         assert send(guarded, path, headers).status == 401
 
 
-def test_what_a_refresh_checks_is_checked_with_a_login(guarded: Spindle) -> None:
-    from spindle import database, verify
+def test_what_a_refresh_checks_is_checked_within_the_limits(limited: Spindle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a fleet: it has more to ask than may be asked at once."""
+    settings = load_settings(environ=limited.environment)
+    assert all(verify.get(settings, "machines", limit="1") for _ in range(30))
+    monkeypatch.setattr(verify, "PATIENCE_SECONDS", 0)
+    with pytest.raises(RefreshFailed, match="429"):
+        [verify.get(settings, "machines", limit="1") for _ in range(30)]
 
+
+def test_what_a_refresh_checks_is_checked_with_a_login(guarded: Spindle) -> None:
     settings = load_settings(environ=guarded.environment)
     with database.results(settings) as connection:
         assert verify.check_api(settings, connection, settings.machines) == ""
@@ -676,8 +685,6 @@ def test_a_gateway_on_every_address_says_what_is_open(beside: Callable[..., Spin
     ],
 )
 def test_mistakes_name_the_key_and_tell_no_secret(keys: dict[str, str], named: str) -> None:
-    from spindle.errors import SettingsError
-
     with pytest.raises(SettingsError, match=named) as error:
         load_settings(environ={"SPINDLE_ENV_FILE": "/dev/null"} | keys)
     assert error.value.advice
