@@ -454,6 +454,9 @@ def test_a_token_reads_and_without_one_nobody_does(guarded: Spindle) -> None:
     for bearer in (token(), printed):
         assert {row["machine"] for row in ask(guarded, bearer=bearer).json} == {"branosera", "tamesa"}
         assert ask(guarded, "/api/v1/data_status", bearer).json["refresh_ok"] is True
+        description = ask(guarded, "/api/v1/", bearer)
+        assert "/machines" in description.json["paths"]
+        assert "authorization" in vary(description)
     for path in ("/api/v1/machines", "/api/v1/data_status", "/api/v1/", "/api/v1/nothing", "/api/v1/machines?x=bad"):
         answer = ask(guarded, path)
         assert (answer.status, answer.json["code"]) == (401, "GW401"), path
