@@ -16,6 +16,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 
+from spindle.access import Access
 from spindle.describe import Samples, describe, describe_old, find_samples
 from tests.conftest import ROOT, Answer, Spindle
 
@@ -207,6 +208,15 @@ def test_other_errors_are_as_described(spindle: Spindle, description: dict[str, 
     ):
         assert answer.status == status
         check(description, "/temperatures", answer)
+
+
+def test_the_cap_on_rows_is_told(description: dict[str, Any]) -> None:
+    text = description["info"]["description"]
+    assert "`X-Row-Limit`" in text
+    assert f"{Access.max_rows:,} rows" in text
+    for operation in (description["paths"][f"/{view}"]["get"] for view in VIEWS):
+        pages = {"machines", "sensors", "data_status"}.isdisjoint({operation["operationId"]})
+        assert ("**Pages**" in operation["description"]) == pages
 
 
 # Pages ----------------------------------------------------------------------------------------------------------------
