@@ -489,7 +489,7 @@ export interface components {
              */
             refreshed_at: string | null;
             /**
-             * @description Whether the last refresh succeeded for the machine; over all machines, for each of them.
+             * @description Whether the last refresh succeeded for the machine; over all machines, for each of those that are still in the seed.
              * @example true
              */
             refresh_ok: boolean;

@@ -49,7 +49,7 @@ class Access:
 
     @property
     def on_network(self) -> bool:
-        return not ipaddress.ip_address(self.address).is_loopback
+        return on_network(self.address, self.trusted_proxies)
 
     @property
     def login(self) -> bool:
@@ -62,9 +62,12 @@ class Access:
         if not self.on_network:
             return []
         doors = []
+        own = is_loopback(self.address)
         if not self.login:
-            doors.append(f"whoever reaches {self.address} reads everything: API_JWT_SECRET would ask for a token")
-        if self.tls_cert is None:
+            reached = "a proxy of TRUSTED_PROXIES" if own else self.address
+            doors.append(f"whoever reaches {reached} reads everything: API_JWT_SECRET would ask for a token")
+        # What a proxy on this computer encrypts is its own matter.
+        if self.tls_cert is None and not own:
             doors.append(f"{self.address} is served without encryption: set TLS_CERT_FILE and TLS_KEY_FILE")
         return doors
 
@@ -81,6 +84,15 @@ class Access:
         return f"{'https' if self.tls_cert else 'http'}://{self.own_host}"
 
 
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
+
+
+def on_network(address: str, trusted_proxies: tuple[str, ...]) -> bool:
+    """Whether strangers may ask: by themselves, or through a proxy, which may well be on this computer."""
+    return not is_loopback(address) or bool(trusted_proxies)
+
+
 def url_host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
@@ -88,8 +100,8 @@ def url_host(address: str) -> str:
 def read_access(given: Mapping[str, str], root: Path) -> Access:
     """The access settings. Raises SettingsError naming the key."""
     address = _address("GATEWAY_ADDRESS", given.get("GATEWAY_ADDRESS", Access.address))
-    # Clients of a gateway on loopback are this computer's own.
-    rate, connections = (0, 0) if ipaddress.ip_address(address).is_loopback else (100, 200)
+    proxies = tuple(_network("TRUSTED_PROXIES", text) for text in _list(given.get("TRUSTED_PROXIES", "")))
+    rate, connections = (100, 200) if on_network(address, proxies) else (0, 0)
     tls_cert, tls_key = _file(given, "TLS_CERT_FILE", root), _file(given, "TLS_KEY_FILE", root)
     if (tls_cert is None) != (tls_key is None):
         missing, there = ("TLS_CERT_FILE", "TLS_KEY_FILE") if tls_cert is None else ("TLS_KEY_FILE", "TLS_CERT_FILE")
@@ -103,7 +115,7 @@ def read_access(given: Mapping[str, str], root: Path) -> Access:
         _check_jwks(jwks_file)
     return Access(
         address=address,
-        trusted_proxies=tuple(_network("TRUSTED_PROXIES", text) for text in _list(given.get("TRUSTED_PROXIES", ""))),
+        trusted_proxies=proxies,
         rate_per_second=_count(given, "API_RATE_PER_SECOND", rate, 0, 1_000_000),
         connections=_count(given, "API_CONNECTIONS", connections, 0, 65_535),
         max_rows=_count(given, "API_MAX_ROWS", Access.max_rows, FEWEST_ROWS, MOST_ROWS),

@@ -12,8 +12,9 @@ from spindle.unix_http import UnixConnection
 
 # A token's own look counts for two seconds, and for one more while the next one is under way.
 REMEMBERED_SECONDS = 3
-# A look that began before the run's end may still be under way and would put back what it saw: look again after it.
-SECOND_LOOK_SECONDS = 0.05
+# A look that began before the run's end may still be under way and would put back what it saw: look again after it. It
+# takes milliseconds, but on a busy computer more.
+LOOK_AGAIN_SECONDS = (0.05, 0.25)
 
 
 def refresh_cache(settings: Settings) -> bool:
@@ -26,11 +27,13 @@ def refresh_cache(settings: Settings) -> bool:
     if services.gateway_port(settings) is None:
         return False
     if settings.access.login:
-        time.sleep(REMEMBERED_SECONDS + SECOND_LOOK_SECONDS)
+        time.sleep(REMEMBERED_SECONDS + sum(LOOK_AGAIN_SECONDS))
         return True
-    looked = _look(settings)
-    time.sleep(SECOND_LOOK_SECONDS)
-    return _look(settings) and looked
+    looked = [_look(settings)]
+    for pause in LOOK_AGAIN_SECONDS:
+        time.sleep(pause)
+        looked.append(_look(settings))
+    return all(looked)
 
 
 def _look(settings: Settings) -> bool:

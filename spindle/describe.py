@@ -91,6 +91,10 @@ class Samples:
         )
 
 
+# For those who may not read: no machine, no sensor, no day of the results.
+NEUTRAL = Samples("my_machine", sensor="MY_SENSOR")
+
+
 def find_samples(connection: psycopg.Connection, machine: str) -> Samples:
     """Samples of which the results have rows; without results those of the texts."""
     found = connection.execute(FIND_SAMPLES, (machine,)).fetchone()

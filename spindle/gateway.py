@@ -129,7 +129,6 @@ def render_postgrest(settings: Settings, authenticator_password: str) -> str:
         {
             "db_uri": _uri(settings.results, authenticator_password),
             "socket": plain_path(postgrest_socket(settings)),
-            "public_url": f"{settings.gateway_url}/api/v1",
             **postgrest_values(settings.access, plain_path(gateway_dir(settings)), LOGIN_ROLE),
         },
     )

@@ -12,8 +12,8 @@ from spindle.errors import SettingsError
 from spindle.state_files import write_private, writing
 from spindle.unprivileged import ServiceUser
 
-# Long or expensive queries of one client that run at once: of PostgREST's ten connections others keep most.
-HEAVY_AT_ONCE = 4
+# Long or expensive queries that run at once, of one client and of all: of PostgREST's ten connections others keep some.
+HEAVY_AT_ONCE, ALL_HEAVY_AT_ONCE = 4, 6
 # A client may save up this many seconds of its rate: a dashboard asks for everything at once, and then for nothing.
 BURST_SECONDS = 4
 
@@ -62,6 +62,7 @@ def nginx_values(access: Access, folder: str, endpoints: list[str]) -> dict[str,
         "connections_key": "$binary_remote_addr" if access.connections else '""',
         "connections": str(access.connections or 1),
         "heavy": str(HEAVY_AT_ONCE),
+        "all_heavy": str(ALL_HEAVY_AT_ONCE),
         "max_rows": str(access.max_rows),
         "last_row": str(access.max_rows - 1),
         "fewer_digits": str(len(str(access.max_rows)) - 1),

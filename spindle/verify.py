@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -25,6 +26,9 @@ RECORDS = {
     "program_records": "program_time",
     "energy_records": "energy",
 }
+
+# So long the gateway may say of one request that there were too many.
+PATIENCE_SECONDS = 60
 
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -131,7 +135,7 @@ def get(settings: Settings, path: str, **filters: str) -> Any:
     path = f"/api/v1/{path}?{urlencode(filters)}"
     url = f"{settings.gateway_url}{path}"
     try:
-        with open_gateway(settings, path, timeout=30, headers=own_headers(settings.access)) as answer:
+        with _open_in_turn(settings, path) as answer:
             found, stale = json.load(answer), answer.headers["X-Cache"] == "STALE"
     except HTTPError as error:
         body = error.read(2000).decode(errors="replace")
@@ -141,3 +145,16 @@ def get(settings: Settings, path: str, **filters: str) -> Any:
     if stale:
         raise RefreshFailed(f"{url} has only a stale answer", "`bootstrap.py status` says what is down")
     return found
+
+
+def _open_in_turn(settings: Settings, path: str) -> Any:
+    """The open answer; the gateway's limits count this computer's requests too. Raises urllib's errors."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return open_gateway(settings, path, timeout=30, headers=own_headers(settings.access))
+        except HTTPError as error:
+            pause = float(error.headers.get("Retry-After", 1))
+            if error.code != 429 or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)

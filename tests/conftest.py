@@ -128,7 +128,7 @@ class Spindle:
         query = f"?{urlencode(filters, quote_via=quote, safe='.,()*:')}" if filters else ""
         request = Request(f"http://127.0.0.1:{self.port}{path}{query}", method=method, headers=headers or {})
         try:
-            with urlopen(request, timeout=30) as answer:
+            with urlopen(request, timeout=60) as answer:
                 return Answer(answer.status, answer.headers, answer.read())
         except HTTPError as error:
             return Answer(error.code, error.headers, error.read())

@@ -73,7 +73,7 @@ def faults(request: Hostile, reply: Reply) -> list[str]:
     if request.method != "HEAD" and reply.status not in (204, 304):
         found += _malformed(kind, text, error=reply.status >= 400)
     # the description and the pages may say what Spindle is made of
-    described = reply.status == 200 and (kind == "text/html" or '"swagger"' in text[:100])
+    described = reply.status == 200 and (kind == "text/html" or '"openapi"' in text[:100])
     if not described:
         found += [f"tells {hit.group(0)!r}" for hit in INTERNALS.finditer(text) if _tells(request, reply, hit.group(0))]
     if re.search(r"postgrest|/\d", reply.headers["Server"] or "", re.IGNORECASE):
@@ -154,6 +154,7 @@ def expensive() -> list[Hostile]:
         f"alerts_detail?or=({patterns})",
         f"alerts_detail?or=({stars})",
         r"alerts_detail?alarm_description=match.(.*)(.*)(.*)(.*)(.*)%5C1%5C2%5C3%5C4%5C5$",
+        r"alerts_detail?alarm_description=%6d%61tch.(.*)(.*)(.*)(.*)(.*)%5C1%5C2%5C3%5C4%5C5$",
         f"alerts_detail?alarm_description=like.{'*a' * 4000}",
         f"alerts_detail?alarm_description=ilike.{'_%25' * 3000}",
         f"alerts_detail?alarm_description=fts.{'%26'.join(['a'] * 3000)}",
@@ -199,7 +200,8 @@ def _framing() -> list[Hostile]:
 
 def requests_over(description: dict[str, Any]) -> st.SearchStrategy[Hostile]:
     """Requests over what the OpenAPI description names: plausible parts in implausible combinations."""
-    columns = {name: sorted(view["properties"]) for name, view in description["definitions"].items()}
+    views = [path[1:] for path in description["paths"]]
+    columns = {name: sorted(description["components"]["schemas"][name]["properties"]) for name in views}
     words = r"""eq gte in like ilike match fts is cs not or and select order limit offset null true desc count()
         sum() * ::text ::int ::regclass -> ->> ( ) { } any all . , : ! = & ' " \ ; -- /* % $1 0 -1 1e99 NaN infinity
         2026-03-30 now branosera pg_class agg.alerts ñ 😀 +"""

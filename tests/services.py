@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+import psutil
 import psycopg
 
 from spindle.settings import load_settings
-from spindle.supervisor import connect
+from spindle.supervisor import Supervisor, connect
 from tests.conftest import Spindle
 
 # what PostgREST sends for an answer; the catalogue's own queries are others
@@ -28,16 +29,41 @@ def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
 @contextmanager
 def stopped(spindle: Spindle, name: str) -> Iterator[None]:
     """A service is down for the block, and all is ready again after it."""
-    running = connect(load_settings(environ=spindle.environment))
-    assert running is not None
+    running = _supervisor(spindle)
     running.stop(name)
     try:
         yield
     finally:
         running.start(name)
-        eventually(lambda: spindle.get("/health/ready").status == 200)
-        # what the gateway learned of the outage is forgotten
-        eventually(lambda: spindle.get("/api/v1/machines").headers["X-Cache"] != "STALE")
+        _await_ready(spindle)
+
+
+@contextmanager
+def frozen(spindle: Spindle, name: str) -> Iterator[None]:
+    """A service hangs for the block: its connections stay open and nothing answers; all is ready again after it."""
+    main = psutil.Process(_supervisor(spindle).state(name).pid)
+    main.suspend()
+    family = [main, *main.children(recursive=True)]
+    try:
+        for process in family:
+            process.suspend()
+        yield
+    finally:
+        for process in family:
+            process.resume()
+        _await_ready(spindle)
+
+
+def _supervisor(spindle: Spindle) -> Supervisor:
+    running = connect(load_settings(environ=spindle.environment))
+    assert running is not None
+    return running
+
+
+def _await_ready(spindle: Spindle) -> None:
+    eventually(lambda: spindle.get("/health/ready").status == 200)
+    # what the gateway learned of the outage is forgotten
+    eventually(lambda: spindle.get("/api/v1/machines").headers["X-Cache"] != "STALE")
 
 
 class Statements:

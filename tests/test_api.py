@@ -240,14 +240,25 @@ def test_data_status_of_one_machine(spindle: Spindle) -> None:
     assert whole["energy_records"] == sum(part["energy_records"] for part in parts)
 
 
+@pytest.mark.parametrize("path", ["/api/v1", "/api/v1/", "/api/v1/?select=*"])
+@pytest.mark.parametrize("accept", ["*/*", "application/openapi+json"])
+def test_the_root_is_the_description_and_names_no_version_of_a_server(spindle: Spindle, path: str, accept: str) -> None:
+    answer = spindle.get(path, headers={"Accept": accept})
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json == spindle.get("/docs/openapi.json").json
+    assert spindle.get(path, headers={"If-None-Match": answer.headers["ETag"]}).status == 304
+    assert re.findall(rb"\d+\.\d+\.\d+", answer.body) == [b"3.1.0"], "of OpenAPI itself"
+
+
 def test_the_openapi_description_has_the_words_of_the_models(spindle: Spindle) -> None:
     description = spindle.get("/api/v1/").json
-    assert description["basePath"] == "/api/v1"
-    assert set(description["definitions"]) == {*ENDPOINTS, "data_status"}
-    column = description["definitions"]["energy_consumption"]["properties"]["energy_kwh"]
+    assert description["servers"] == [{"url": "/api/v1"}]
+    schemas = description["components"]["schemas"]
+    assert set(schemas) - {"error"} == {*ENDPOINTS, "data_status"}
+    column = schemas["energy_consumption"]["properties"]["energy_kwh"]
     assert column["description"] == "Energy of all motors in the hour, in kWh, 3 decimals."
     for endpoint, columns in ENDPOINTS.items():
-        definition = description["definitions"][endpoint]
+        definition = schemas[endpoint]
         assert "Grain:" in definition["description"]
         assert all(definition["properties"][name].get("description") for name in columns)
 

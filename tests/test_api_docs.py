@@ -16,6 +16,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 
+from spindle.access import Access
 from spindle.describe import Samples, describe, describe_old, find_samples
 from tests.conftest import ROOT, Answer, Spindle
 
@@ -81,14 +82,20 @@ def filled(operation: dict[str, Any]) -> str:
 # The texts ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_view_is_described(spindle: Spindle, description: dict[str, Any]) -> None:
+def test_every_view_is_described_there_and_in_the_database(
+    results: psycopg.Connection, description: dict[str, Any]
+) -> None:
     assert sorted(description["paths"]) == [f"/{view}" for view in VIEWS]
-    served = spindle.get("/api/v1/").json["definitions"]
     schemas = description["components"]["schemas"]
     for view in VIEWS:
-        assert schemas[view]["description"] == served[view]["description"]
+        found = results.execute(
+            "select attname, col_description(attrelid, attnum), obj_description(attrelid) from pg_attribute"
+            " where attrelid = %s::regclass and attnum > 0 and not attisdropped",
+            (f"api.{view}",),
+        ).fetchall()
+        assert {text for _, _, text in found} == {schemas[view]["description"]}
         texts = {name: column["description"] for name, column in schemas[view]["properties"].items()}
-        assert texts == {name: column["description"] for name, column in served[view]["properties"].items()}, view
+        assert texts == {name: text for name, text, _ in found}, view
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -201,6 +208,15 @@ def test_other_errors_are_as_described(spindle: Spindle, description: dict[str, 
     ):
         assert answer.status == status
         check(description, "/temperatures", answer)
+
+
+def test_the_cap_on_rows_is_told(description: dict[str, Any]) -> None:
+    text = description["info"]["description"]
+    assert "`X-Row-Limit`" in text
+    assert f"{Access.max_rows:,} rows" in text
+    for operation in (description["paths"][f"/{view}"]["get"] for view in VIEWS):
+        pages = {"machines", "sensors", "data_status"}.isdisjoint({operation["operationId"]})
+        assert ("**Pages**" in operation["description"]) == pages
 
 
 # Pages ----------------------------------------------------------------------------------------------------------------

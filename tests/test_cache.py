@@ -13,8 +13,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from spindle import cache
+from spindle.settings import load_settings
 from tests.conftest import Answer, Spindle, thorough
-from tests.services import Statements, eventually, stopped
+from tests.services import Statements, eventually, frozen, stopped
 
 pytestmark = pytest.mark.alone
 
@@ -99,14 +101,15 @@ def test_a_burst_reaches_the_database_once(expendable: Spindle, statements: Stat
     assert statements.read() == ["temperatures"]
 
 
-def test_a_burst_of_a_wrong_request_is_answered_together(expendable: Spindle) -> None:
+@pytest.mark.parametrize(("parameter", "status"), [("dt=eq.", 400), ("target_date=", 422)])
+def test_a_burst_of_a_wrong_request_is_answered_together(expendable: Spindle, parameter: str, status: int) -> None:
     """An error is kept for a second, for those who wait for it, and no longer."""
-    path = f"{UTIL}?dt=eq.{uuid4().hex}"
+    path = f"{UTIL}?{parameter}{uuid4().hex}"
     began = time.monotonic()
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: expendable.get(path), range(20)))
     assert time.monotonic() - began < 3
-    assert {answer.status for answer in answers} == {400}
+    assert {answer.status for answer in answers} == {status}
     assert [cached(answer) for answer in answers].count("MISS") == 1
     time.sleep(LOOK_SECONDS)
     assert cached(expendable.get(path)) == "EXPIRED"
@@ -166,7 +169,19 @@ def test_other_headers_of_a_client_change_nothing(expendable: Spindle, headers: 
     assert "mine" not in answer.headers["ETag"]
 
 
-@pytest.mark.parametrize("path", ["/gateway/generation", "/gateway/renewed", "/api/v1/rpc/generation"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gateway/generation",
+        "/gateway/renewed",
+        "/api/v1/rpc/generation",
+        "/api/v1/gateway/generation",
+        "/api/v1/gateway/generation?x=1",
+        "/api/v1/gateway/renewed",
+        "/api/v1/g%61teway/renewed?x=1",
+        "/api/v1//gateway%2fgeneration",
+    ],
+)
 def test_the_gateways_own_questions_are_not_for_clients(expendable: Spindle, path: str) -> None:
     assert expendable.get(path).status == 404
     assert expendable.get(path, headers={"Accept-Profile": "gateway"}).status in (400, 404)
@@ -225,6 +240,60 @@ def test_after_a_refresh_the_first_answer_is_new(expendable: Spindle) -> None:
     assert warmest(expendable) == before
     expendable.run("refresh", "--json", exit_code=None)
     assert warmest(expendable) == pytest.approx(before + 7, abs=0.011)
+
+
+SLOW_GENERATION = """
+    alter function gateway.generation() rename to generation_itself;
+    create function gateway.generation() returns jsonb language plpgsql stable security definer as $$
+    declare
+        found jsonb := gateway.generation_itself();
+    begin
+        if found ->> 'generation' = '{before}' then
+            perform pg_advisory_xact_lock_shared(1);
+        end if;
+        return found;
+    end
+    $$;
+    grant execute on function gateway.generation() to web_anon
+"""
+
+
+def test_a_look_that_arrives_late_puts_no_old_generation_back(
+    expendable: Spindle, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw what was before the run's end, and arrives 50 ms after it, or a bit later."""
+    new_generation(expendable, admin)
+    before = str(expendable.get(UTIL).headers["ETag"])
+    settings, pauses = load_settings(environ=expendable.environment), []
+    waiting = "select from pg_locks where locktype = 'advisory' and not granted"
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            arrive()
+
+    def arrive() -> None:
+        admin.execute("select pg_advisory_unlock_all()")
+        assert late.result().headers["ETag"] == before
+
+    admin.execute(SLOW_GENERATION.format(before=before.split('"')[1].split("-")[0]))
+    with ThreadPoolExecutor() as pool:
+        try:
+            admin.execute("select pg_advisory_lock(1)")
+            time.sleep(LOOK_SECONDS)
+            late = pool.submit(expendable.get, UTIL)
+            eventually(lambda: admin.execute(waiting).rowcount == 1)
+            admin.execute("select gateway.begin_change(), gateway.end_change()")
+            monkeypatch.setattr(cache.time, "sleep", pause)
+            assert cache.refresh_cache(settings)
+            arrive()
+            assert expendable.get(UTIL).headers["ETag"] != before
+        finally:
+            admin.execute(
+                "select pg_advisory_unlock_all(); drop function gateway.generation();"
+                "alter function gateway.generation_itself() rename to generation"
+            )
+    assert sum(pauses) >= 0.3
 
 
 @thorough
@@ -323,6 +392,47 @@ def test_stale_answers_of_the_old_dialect_are_not_mixed_up(expendable: Spindle, 
         for path, answer in zip(paths, before, strict=True):
             stale = expendable.get(path)
             assert (cached(stale), stale.status, stale.body) == ("STALE", 200, answer.body), path
+
+
+@thorough
+def test_the_last_good_answer_is_served_while_the_database_hangs(
+    expendable: Spindle, admin: psycopg.Connection
+) -> None:
+    """What one waits for: the generation 2 s, PostgREST 25 s, or 10 s when none of its connections is free."""
+    newer = fresh_path()
+    older = [f"{UTIL}?target_date={DAYS[0]}", *(fresh_path() for _ in range(12))]
+    expected = [expendable.get(path).body for path in older]
+    new_generation(expendable, admin)
+    body = expendable.get(newer).body
+    admin.close()
+    with frozen(expendable, "postgres"), ThreadPoolExecutor(len(older)) as pool:
+        began = time.monotonic()
+        eventually(lambda: cached(expendable.get(newer)) == "STALE", LOOK_SECONDS + 5)
+        assert_stale(expendable.get(newer), body)
+        assert time.monotonic() - began < 10
+        first = pool.submit(expendable.get, older[0])
+        time.sleep(3)
+        others = [pool.submit(expendable.get, path) for path in older[1:]]
+        never_asked = expendable.get(fresh_path())
+        assert (never_asked.status, never_asked.json["code"]) == (503, "GW503")
+        assert time.monotonic() - began < 30
+        for waiting, known in zip([first, *others], expected, strict=True):
+            assert_stale(waiting.result(), known)
+        assert 25 < time.monotonic() - began < 40
+
+
+def test_the_second_question_is_the_same_one(expendable: Spindle, admin: psycopg.Connection) -> None:
+    """PostgREST's connection dies: it is asked again, in the old dialect as before without the query of the URL."""
+    path = f"{UTIL}?target_date={DAYS[1]}&machine=tamesa"
+    new_generation(expendable, admin)
+    waiting = "select pid from pg_stat_activity where usename = 'authenticator' and wait_event_type = 'Lock'"
+    with psycopg.connect(expendable.info["results"]) as locker, ThreadPoolExecutor() as pool:
+        locker.execute("lock table agg.activity in access exclusive mode")
+        answer = pool.submit(expendable.get, path)
+        eventually(lambda: admin.execute(waiting).fetchone() is not None, 8)
+        admin.execute(f"select pg_terminate_backend(pid) from ({waiting}) as waiting")
+        locker.rollback()
+        assert answer.result().status == 200, answer.result().body
 
 
 def test_stale_answers_end_after_the_set_time(expendable: Spindle) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import psycopg
@@ -36,7 +37,7 @@ def assert_refused(answer: Answer, status: int = 401) -> None:
     assert answer.headers["X-Cache"] is None
 
 
-@pytest.mark.parametrize("path", [fresh_path(), f"{OLD}&machine=tamesa", "/api/v1/data_status", "/api/v1/"])
+@pytest.mark.parametrize("path", [fresh_path(), f"{OLD}&machine=tamesa", "/api/v1/data_status"])
 def test_a_kept_answer_is_for_those_with_a_token(guarded: Spindle, path: str) -> None:
     first, again = ask(guarded, path, token()), ask(guarded, path, token_for(900))
     assert (first.status, cached(first)) == (200, "MISS")
@@ -52,6 +53,19 @@ def test_a_kept_answer_is_for_those_with_a_token(guarded: Spindle, path: str) ->
         assert_refused(refused)
     assert_refused(ask(guarded, path, token(role="web_anon")), 403)
     assert send(guarded, path, {}, "HEAD").status == 401
+
+
+@pytest.mark.parametrize(("bearer", "status"), [("", 401), (token(role="web_anon"), 403)], ids=["none", "web_anon"])
+def test_a_burst_without_the_right_token_is_refused_together(guarded: Spindle, bearer: str, status: int) -> None:
+    """Nobody waits half a second for the one before him."""
+    began = time.monotonic()
+    for _ in range(3):
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda _: ask(guarded, fresh_path(), bearer), range(20)))
+        for answer in answers:
+            assert_refused(answer, status)
+            assert answer.headers["WWW-Authenticate"] == ("Bearer" if status == 401 else None)
+    assert time.monotonic() - began < 3
 
 
 def test_a_token_that_ends_is_refused_though_the_answer_is_kept(guarded: Spindle) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +54,8 @@ def counted(expendable: Spindle) -> Callable[[], Samples]:
     def settle() -> Samples:
         nonlocal marks
         marks += 1
+        # each of nginx's workers writes once a second, so another one's mark may come first
+        time.sleep(1.1)
         before = scrape(expendable).get(requests("page", 404, "none"), 0)
         expendable.get("/a-mark")
         eventually(lambda: scrape(expendable).get(requests("page", 404, "none"), 0) > before)
@@ -77,7 +80,7 @@ def test_requests_are_counted(expendable: Spindle, counted: Callable[[], Samples
     assert found[requests("machine_util", 400, "miss")] == 1
     assert found[requests("machine_util", 405, "none", "POST")] == 1
     assert found[requests("machine_util", 405, "none", "other")] == 1
-    assert found[requests("description", 304, "hit")] == 1
+    assert found[requests("description", 304, "none")] == 1
     assert found["spindle_request_seconds_count", "endpoint=machine_util"] == 7
     assert found["spindle_request_seconds_bucket", "endpoint=machine_util", "le=+Inf"] == 7
     assert sent < found["spindle_sent_bytes_total", "endpoint=machine_util"] < sent + 1000

@@ -464,6 +464,9 @@ def test_what_is_no_moment(spindle: Spindle, moment: str) -> None:
         # what is no text
         ("machine_util", "target_date=%00", 422, ["target_date"]),
         ("machine_util", f"target_date={DAY}%00", 422, ["target_date"]),
+        ("machine_util", "target_date=%ff", 422, ["target_date"]),
+        ("temperature", "sensor_name=%c3%28", 422, ["sensor_name"]),
+        ("data_status", "machine=%ed%a0%80", 422, ["machine"]),
     ],
 )
 def test_an_error_names_the_parameter(spindle: Spindle, path: str, query: str, status: int, named: list[str]) -> None:
@@ -490,11 +493,15 @@ def raw(spindle: Spindle, target: bytes, *headers: bytes, sent: bytes = b"") -> 
     "value", ["%", "%zz", "%ff", "%c3%28", "%ed%a0%80", "\xff", "\xc3", "\x80\x80", "\x7f", "BA\xc3\x91O"]
 )
 def test_bytes_that_are_no_text_or_not_encoded(spindle: Spindle, value: str) -> None:
-    """The gateway may be the first to notice; then the message has no name."""
-    for query in (f"target_date={DAY}&sensor_name={value}", f"{value}={DAY}", f"sensor_name=X&target_date={value}"):
+    """Of what nginx takes for no request at all (the last control character) the message has no name."""
+    for query, named in (
+        (f"target_date={DAY}&sensor_name={value}", "sensor_name"),
+        (f"{value}={DAY}", ""),
+        (f"sensor_name=X&target_date={value}", "target_date"),
+    ):
         status, body = raw(spindle, f"temperatures?{query}".encode("latin-1"), b"Accept-Encoding: identity")
         assert status in (400, 404, 422)
-        assert b'"message":"' in body
+        assert f'"message":"{"" if value == chr(127) else named}'.encode() in body
 
 
 def test_nobody_waits_for_a_body(spindle: Spindle) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spindle import services
 from spindle.settings import load_settings
-from tests.conftest import AUTHENTICATOR_PASSWORD, Spindle, free_port, thorough
+from tests.conftest import AUTHENTICATOR_PASSWORD, Spindle, thorough
 from tests.test_cache import settings_of
 from tests.test_downtime import WITHOUT_DAYS, clients
 
@@ -33,16 +33,12 @@ def test_a_changed_setting_fails_no_request(expendable: Spindle) -> None:
 
 
 def test_postgrest_takes_over_what_it_can_without_a_new_start(expendable: Spindle) -> None:
-    running = pids(expendable)
-    port, expendable.port = expendable.port, free_port()
-    try:
-        expendable.run("serve")
-        assert expendable.get("/api/v1/").json["host"] == f"127.0.0.1:{expendable.port}"
+    running, every = pids(expendable), len(expendable.rows("machine_changes"))
+    assert every > 1000
+    with settings_of(expendable, API_MAX_ROWS="1000"):
+        assert len(expendable.rows("machine_changes")) == 1000
         assert pids(expendable) == running
-    finally:
-        expendable.port = port
-        expendable.run("serve")
-    assert expendable.get("/api/v1/").json["host"] == f"127.0.0.1:{port}"
+    assert len(expendable.rows("machine_changes")) == every
 
 
 @thorough

@@ -21,6 +21,8 @@ import jwt
 import psycopg
 import pytest
 
+from spindle import database, verify
+from spindle.errors import RefreshFailed, SettingsError
 from spindle.settings import load_settings
 from tests.conftest import ROOT, Answer, Spindle, thorough
 from tests.hostile import INTERNALS
@@ -241,17 +243,18 @@ def paced(gateway: Spindle, path: str, **headers: str) -> Answer:
     return answer
 
 
-def test_too_many_requests_get_429_in_json(limited: Spindle) -> None:
-    path = "/api/v1/machines?select=machine&limit=1"
+@pytest.mark.parametrize("path", ["/api/v1/machines?select=machine&limit=1", "/health/ready", "/lineage"])
+def test_too_many_requests_get_429_in_json(limited: Spindle, path: str) -> None:
     answers = [ask(limited, path, Origin="https://a.example") for _ in range(40)]
     refused = [answer for answer in answers if answer.status == 429]
     assert refused
-    assert {answer.status for answer in answers} <= {200, 429}
     assert refused[0].json["code"] == "GW429"
     assert int(refused[0].headers["Retry-After"]) > 0
     assert refused[0].headers["Access-Control-Allow-Origin"] == "https://a.example"
     # another client behind the trusted proxy is not held up
-    assert ask(limited, path, X_Forwarded_For="10.9.8.7").status == 200
+    other = ask(limited, path, X_Forwarded_For="10.9.8.7")
+    assert {answer.status for answer in answers} <= {other.status, 429}
+    assert other.status != 429
 
 
 def test_addresses_are_believed_of_trusted_proxies_only(spindle: Spindle, limited: Spindle) -> None:
@@ -283,6 +286,38 @@ def test_connections_of_one_client(limited: Spindle, results: psycopg.Connection
         locker.rollback()
         assert [answer.result().status for answer in waiting] == [200] * 3
     assert (fourth.status, other.status) == (429, 200)
+
+
+# PostgREST reads this as match.b
+EXPENSIVE = "/api/v1/energy_consumption?machine=%6datch.b&limit="
+
+
+def test_expensive_requests_of_one_client(spindle: Spindle, results: psycopg.Connection) -> None:
+    """Four of them; a letter that is encoded hides nothing."""
+    with ThreadPoolExecutor() as pool, psycopg.connect(results.info.dsn) as locker:
+        locker.execute("lock table agg.energy in access exclusive mode")
+        waiting = [pool.submit(ask, spindle, f"{EXPENSIVE}{number}") for number in range(1, 5)]
+        await_waiting(results, 4)
+        fifth, plain = ask(spindle, f"{EXPENSIVE}5"), ask(spindle, "/api/v1/machines?limit=1")
+        locker.rollback()
+        assert [answer.result().status for answer in waiting] == [200] * 4
+    assert (fifth.status, plain.status) == (429, 200)
+
+
+def test_expensive_requests_of_all_clients(limited: Spindle, results: psycopg.Connection) -> None:
+    """Six, however many addresses ask: PostgREST has ten connections."""
+    with ThreadPoolExecutor() as pool, psycopg.connect(results.info.dsn) as locker:
+        locker.execute("lock table agg.energy in access exclusive mode")
+        waiting = [
+            pool.submit(ask, limited, f"{EXPENSIVE}{number}", X_Forwarded_For=f"10.0.1.{number % 3}")
+            for number in range(1, 7)
+        ]
+        await_waiting(results, 6)
+        seventh = ask(limited, f"{EXPENSIVE}7", X_Forwarded_For="10.0.1.7")
+        plain = ask(limited, "/api/v1/machines?limit=1", X_Forwarded_For="10.0.1.7")
+        locker.rollback()
+        assert [answer.result().status for answer in waiting] == [200] * 6
+    assert (seventh.status, plain.status) == (429, 200)
 
 
 def await_waiting(results: psycopg.Connection, wanted: int) -> None:
@@ -341,6 +376,7 @@ def test_sizes(spindle: Spindle, path: str, headers: dict[str, str], status: int
         ("/api/v1/temperatures?s%65lect=sensors(*)", 400, "percent-encoded"),
         ("/api/v1/machine_program?select=program::regclass", 400, "reg type"),
         ("/api/v1/machine_program?select=program:%3A%20%52%45gtype", 400, "reg type"),
+        (f"/api/v1/machines?or={'(%6fr(n%6Ft.%61%6ed' * 15}(machine.eq.a){')' * 30}", 400, "30 deep"),
         ("/api/v1/machines?machine=eq.%ff", 400, "UTF-8"),
         ("/api/v1/machines?machine=eq.%ed%a0%80", 400, "UTF-8"),
         ("/api/v1/machines?machine=eq.%c0%af", 400, "UTF-8"),
@@ -418,12 +454,26 @@ def test_a_token_reads_and_without_one_nobody_does(guarded: Spindle) -> None:
     for bearer in (token(), printed):
         assert {row["machine"] for row in ask(guarded, bearer=bearer).json} == {"branosera", "tamesa"}
         assert ask(guarded, "/api/v1/data_status", bearer).json["refresh_ok"] is True
+        description = ask(guarded, "/api/v1/", bearer)
+        assert "/machines" in description.json["paths"]
+        assert "authorization" in vary(description)
     for path in ("/api/v1/machines", "/api/v1/data_status", "/api/v1/", "/api/v1/nothing", "/api/v1/machines?x=bad"):
         answer = ask(guarded, path)
         assert (answer.status, answer.json["code"]) == (401, "GW401"), path
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     for path in ("/health/live", "/health/ready"):
         assert ask(guarded, path).status == 200
+
+
+def test_the_descriptions_tell_a_stranger_no_data(guarded: Spindle, spindle: Spindle) -> None:
+    sensors = spindle.rows("sensors")
+    names = {row["machine"] for row in sensors} | {row["sensor_name"] for row in sensors} | {"2026-03"}
+    for path in ("/docs/openapi.json", "/docs/old-dialect.json"):
+        for answer, holds_data in ((ask(guarded, path), False), (ask(spindle, path), True)):
+            operations = [at["get"] for at in answer.json["paths"].values()]
+            filled = [parameter.get("example") for operation in operations for parameter in operation["parameters"]]
+            shown = json.dumps([[operation["x-examples"] for operation in operations], filled])
+            assert any(name in shown for name in names) == holds_data
 
 
 def unsigned(header: dict[str, str], claims: dict[str, Any], signature: str = "") -> str:
@@ -485,9 +535,16 @@ def test_a_token_is_read_from_no_other_place(guarded: Spindle) -> None:
         assert send(guarded, path, headers).status == 401
 
 
-def test_what_a_refresh_checks_is_checked_with_a_login(guarded: Spindle) -> None:
-    from spindle import database, verify
+def test_what_a_refresh_checks_is_checked_within_the_limits(limited: Spindle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a fleet: it has more to ask than may be asked at once."""
+    settings = load_settings(environ=limited.environment)
+    assert all(verify.get(settings, "machines", limit="1") for _ in range(30))
+    monkeypatch.setattr(verify, "PATIENCE_SECONDS", 0)
+    with pytest.raises(RefreshFailed, match="429"):
+        [verify.get(settings, "machines", limit="1") for _ in range(30)]
 
+
+def test_what_a_refresh_checks_is_checked_with_a_login(guarded: Spindle) -> None:
     settings = load_settings(environ=guarded.environment)
     with database.results(settings) as connection:
         assert verify.check_api(settings, connection, settings.machines) == ""
@@ -631,8 +688,6 @@ def test_a_gateway_on_every_address_says_what_is_open(beside: Callable[..., Spin
     ],
 )
 def test_mistakes_name_the_key_and_tell_no_secret(keys: dict[str, str], named: str) -> None:
-    from spindle.errors import SettingsError
-
     with pytest.raises(SettingsError, match=named) as error:
         load_settings(environ={"SPINDLE_ENV_FILE": "/dev/null"} | keys)
     assert error.value.advice
@@ -641,11 +696,19 @@ def test_mistakes_name_the_key_and_tell_no_secret(keys: dict[str, str], named: s
 
 
 def test_limits_are_on_where_strangers_are() -> None:
-    own = load_settings(environ={"SPINDLE_ENV_FILE": "/dev/null"}).access
-    network = load_settings(environ={"SPINDLE_ENV_FILE": "/dev/null", "GATEWAY_ADDRESS": "0.0.0.0"}).access
-    assert (own.rate_per_second, own.connections) == (0, 0)
-    assert network.rate_per_second > 0
-    assert network.connections > 0
+    """Also where they come through a proxy on this computer, which ends their TLS."""
+    none = {"SPINDLE_ENV_FILE": "/dev/null"}
+    own = load_settings(environ=none).access
+    network = load_settings(environ=none | {"GATEWAY_ADDRESS": "0.0.0.0"}).access
+    proxied = load_settings(environ=none | {"TRUSTED_PROXIES": "127.0.0.1"}).access
+    assert (own.rate_per_second, own.connections, own.open_doors) == (0, 0, [])
+    for access, open_doors in ((network, ["API_JWT_SECRET", "TLS_CERT_FILE"]), (proxied, ["API_JWT_SECRET"])):
+        assert access.rate_per_second > 0
+        assert access.connections > 0
+        assert len(access.open_doors) == len(open_doors)
+        assert all(key in said for key, said in zip(open_doors, access.open_doors, strict=True))
+    login = none | {"TRUSTED_PROXIES": "127.0.0.1", "API_JWT_SECRET": SECRET}
+    assert load_settings(environ=login).access.open_doors == []
     assert own.cors_origins == (FRONTEND,)
     assert SECRET not in repr(load_settings(environ={"SPINDLE_ENV_FILE": "/dev/null", "API_JWT_SECRET": SECRET}))
 

@@ -154,14 +154,6 @@ def test_views_are_served_below_the_prefix(running: Settings) -> None:
     assert "nginx/" not in answer.headers.get("server", "")
 
 
-@pytest.mark.parametrize("path", ["/api/v1", "/api/v1/"])
-def test_root_is_the_openapi_description(running: Settings, path: str) -> None:
-    description = get(running.gateway_url + path).json()
-    assert description["host"] == f"127.0.0.1:{running.gateway_port}"
-    assert description["basePath"] == "/api/v1"
-    assert "/machines" in description["paths"]
-
-
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("path", ["/api/v1/machines", "/api/v1/data_status", "/", "/health/ready", "/nowhere"])
 def test_other_methods_are_refused(running: Settings, method: str, path: str) -> None:
@@ -223,7 +215,7 @@ def test_data_status_is_one_object(running: Settings) -> None:
 
 def test_long_answers_are_compressed(running: Settings) -> None:
     answer = OPENER.open(
-        urllib.request.Request(f"{running.gateway_url}/api/v1/", headers={"Accept-Encoding": "gzip"}), timeout=20
+        urllib.request.Request(f"{running.gateway_url}/", headers={"Accept-Encoding": "gzip"}), timeout=20
     )
     with answer:
         assert answer.headers["content-encoding"] == "gzip"
