@@ -9,6 +9,9 @@ const PATIENCE_MS = 10_000;
 
 const byId = (id) => document.getElementById(id);
 
+// Whether the gateway had an answer of this round from its memory only, as the database does not answer.
+let fromMemory = false;
+
 /** The answer of the API at a path, or an Error whose message a person can read. */
 async function read(path) {
   let answer;
@@ -17,6 +20,7 @@ async function read(path) {
   } catch (error) {
     throw new Error(error.name === "TimeoutError" ? "no answer within ten seconds" : "no connection to the gateway");
   }
+  fromMemory ||= answer.headers.get("X-Cache") === "STALE";
   const body = await answer.json().catch(() => null);
   if (!answer.ok) {
     const error = new Error(`${path.split("?")[0]} answered ${answer.status}${body?.message ? `: ${body.message}` : ""}`);
@@ -76,6 +80,10 @@ function showNothingYet() {
 function judge(status, machines, statuses) {
   if (!status.last_date || machines.length === 0) {
     showNothingYet();
+    return;
+  }
+  if (fromMemory) {
+    showStatus("warn", "The API answers from memory", "PostgREST or the database does not answer, so these are the last answers known. make status says what is down.");
     return;
   }
   const refreshed = status.refreshed_at ? `Last good refresh ${sayAge(status.refreshed_at)}.` : "No refresh has succeeded yet.";
@@ -153,6 +161,7 @@ function fillLinks(values) {
 }
 
 async function show() {
+  fromMemory = false;
   try {
     const [status, machines] = await Promise.all([read("data_status"), read("machines?order=machine")]);
     const known = machines.filter((machine) => machine.last_day);
@@ -179,6 +188,10 @@ async function show() {
   } catch (error) {
     if (error.status === 404) {
       showNothingYet();
+      return;
+    }
+    if (error.status === 401) {
+      showStatus("warn", "A token is needed", "This API has a login, and this page has no token. Programs send theirs in the header Authorization.");
       return;
     }
     const shown = byId("machines-section").hidden ? "" : " What is shown below was read before.";

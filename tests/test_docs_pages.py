@@ -12,7 +12,10 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 
 from tests.conftest import THOROUGH, Spindle, thorough
+from tests.services import eventually, stopped
 from tests.test_api_docs import OLD_PATHS, VIEWS
+from tests.test_cache import settings_of
+from tests.test_safety import SECRET
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # CI installs one: there a missing browser fails.
@@ -165,3 +168,21 @@ def test_the_start_page_leads_there(visit: Visit) -> None:
     expect(page.locator(".opblock").first).to_be_visible()
     page.get_by_role("link", name="Lineage").click()
     expect(page).to_have_title("Spindle: lineage")
+
+
+def test_the_start_page_says_whence_its_numbers_come(browser: Browser, expendable: Spindle) -> None:
+    page = browser.new_page(viewport=DESK)
+    verdict, machines = page.locator("#verdict"), page.locator("article.machine")
+    page.goto(f"http://127.0.0.1:{expendable.port}/")
+    expect(machines).to_have_count(2)
+    expect(verdict).to_contain_text("The data is")
+    with stopped(expendable, "postgrest"):
+        eventually(lambda: expendable.get("/api/v1/data_status").headers["X-Cache"] == "STALE")
+        page.reload()
+        expect(verdict).to_have_text("The API answers from memory")
+        expect(machines).to_have_count(2)
+    with settings_of(expendable, API_JWT_SECRET=SECRET):
+        page.reload()
+        expect(verdict).to_have_text("A token is needed")
+        expect(page.locator("#status")).to_have_attribute("data-state", "warn")
+    page.close()
