@@ -1,6 +1,3 @@
-{#
-    Alone in what is looked up in production with a condition of its own for each row: an alert is told by code and text.
--#}
 with refresh_window as (
 
     select * from {{ ref('refresh_window') }} where last_ms < cut_ms
@@ -13,12 +10,18 @@ alarm_signals as (
 
 ),
 
+texts as (
+
+    select * from {{ ref('base_texts') }}
+
+),
+
 find_last_lists as (
 
     select distinct on (machine)
         machine,
         value
-    from {{ ref('base_texts') }}
+    from texts
     where {{ is_off('value') }} or {{ is_alarm_list('value') }}
     order by machine asc, logged_ms desc
 
