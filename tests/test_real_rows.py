@@ -97,7 +97,7 @@ def test_alerts(plant: SmallPlant) -> None:
     assert plant.read("select day, alert_type, amount, entries_logged from agg.alerts_per_day") == [
         (date(2022, 1, 30), "other", 19, 22)
     ]
-    assert plant.read("select sum(skipped_lists) from agg.skipped_lists_per_day") == [(0,)]
+    assert plant.read("select * from agg.skipped_lists_per_day") == []
 
 
 def test_temperatures(plant: SmallPlant) -> None:

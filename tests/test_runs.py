@@ -150,9 +150,9 @@ def test_a_backfill_of_past_days_does_not_hide_a_failed_refresh(plant: Plant) ->
     windows = plant.read(
         "select from_day::text, to_day::text, cut_ms from agg.refresh_cuts order by run_id desc limit 2"
     )
-    # the last step goes on to the day on which the values carried out of it end; what never logged carries none
-    assert windows == [("2026-03-03", "2026-03-04", at(LAST_ROW)), ("2026-03-02", "2026-03-02", at(LAST_ROW))]
-    assert plant.runs("models -> 'activity' ->> 'rows'", 2) == [("1",), ("2",)]
+    # a step goes on to the day on which the values carried out of it end; what never logged carries none
+    assert windows == [("2026-03-03", "2026-03-04", at(LAST_ROW)), ("2026-03-02", "2026-03-03", at(LAST_ROW))]
+    assert plant.runs("models -> 'activity' ->> 'rows'", 2) == [("2",), ("2",)]
     assert plant.read(REFRESHED) == before
 
 

@@ -6,8 +6,8 @@
 
 {#
     A refresh computes from the last refresh's day on, up to a new cut, and any earlier time that was never computed. A
-    backfill is given days and computes these, from rows up to the cut of the last refresh. Unless its next step begins
-    there, it goes on to the last day on which a value that is carried out of these days holds.
+    backfill is given days and computes these, from rows up to the cut of the last refresh, and any later day on which a
+    value that is carried out of them holds, so that no reader sees a day in between.
 -#}
 with machine_config as (
 
@@ -113,7 +113,8 @@ take_cuts as (
 find_next_rows as (
 
     -- For each carried value the first row after the wanted days that ends it; none means it holds to the cut. What was
-    -- never logged carries no value.
+    -- never logged carries no value. What was first logged after these days may have had rows in them that are gone: the
+    -- last step of a backfill, and not each, goes on to its first row.
     select
         take_cuts.machine,
         max(coalesce(next_row.date, take_cuts.cut_ms)) as next_ms
@@ -124,6 +125,10 @@ find_next_rows as (
             carried_signals.machine = log_ids.machine
             and carried_signals.id_var = log_ids.id_var
             and log_ids.log = {{ log_of_role('carried_signals.role') }}
+            and (
+                log_ids.oldest_ms < {{ day_start_ms('take_cuts.requested_to_day + 1', 'take_cuts.time_zone') }}
+                or not take_cuts.next_days_follow
+            )
     left join lateral raw.find_row(
         take_cuts.machine,
         log_ids.log,
@@ -133,7 +138,7 @@ find_next_rows as (
         take_cuts.cut_ms,
         {{ holds_until_next('carried_signals.role') }}
     ) as next_row on true
-    where take_cuts.requested_to_day is not null and not take_cuts.next_days_follow
+    where take_cuts.requested_to_day is not null
     group by take_cuts.machine
 
 ),
