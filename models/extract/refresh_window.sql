@@ -113,8 +113,8 @@ take_cuts as (
 find_next_rows as (
 
     -- For each carried value the first row after the wanted days that ends it; none means it holds to the cut. What was
-    -- never logged carries no value. What was first logged after these days may have had rows in them that are gone: the
-    -- last step of a backfill, and not each, goes on to its first row.
+    -- never logged carries no value. What was first logged after these days may have had rows in them that are gone:
+    -- the last step of a backfill, and not each, goes on to its first row.
     select
         take_cuts.machine,
         max(coalesce(next_row.date, take_cuts.cut_ms)) as next_ms
