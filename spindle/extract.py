@@ -181,6 +181,7 @@ class _Job:
         result.window = cursor.execute(
             f"delete from {WINDOW} where machine = %s returning *", (result.machine,)
         ).fetchone()
+        _refuse_repeated_names(connection, result.machine)
         result.absent = _absent_variables(connection, result.machine)
 
     def _limit(self, connection: psycopg.Connection, weeks: int) -> None:
@@ -197,19 +198,23 @@ def _weeks(connection: psycopg.Connection, machine: str) -> int:
     return max(1, math.ceil(row[0])) if row else 1
 
 
-def _absent_variables(connection: psycopg.Connection, machine: str) -> list[str]:
-    """Configured variables that the machine's dictionary lacks. Raises RefreshFailed when it lacks them all, or has one
-    twice whose values hold until the next: two cannot hold at once."""
-    twice = connection.execute(
-        "select string_agg(distinct variable, ', ') from (select variable from base_signals"
-        " where machine = %s and role <> 'temperature' group by variable having count(*) > 1) as twice",
+def _refuse_repeated_names(connection: psycopg.Connection, machine: str) -> None:
+    """Of a name whose values hold until the next only one variable can be meant. Raises RefreshFailed."""
+    rows = connection.execute(
+        "select variable from base_signals where machine = %s and role <> 'temperature'"
+        " group by variable having count(*) > 1 order by variable",
         (machine,),
-    ).fetchone()
-    if twice and twice[0]:
+    ).fetchall()
+    if rows:
+        names = ", ".join(variable for (variable,) in rows)
         raise RefreshFailed(
-            f"the dictionary of {machine} (table variable) has more than one variable named {twice[0]}",
+            f"the dictionary of {machine} (table variable) has more than one variable named {names}",
             "only one can be meant: rename the others there, or take the name out of seeds/signal_config.csv",
         )
+
+
+def _absent_variables(connection: psycopg.Connection, machine: str) -> list[str]:
+    """Configured variables that the machine's dictionary lacks. Raises RefreshFailed when it lacks them all."""
     configured, absent = (
         [variable for (variable,) in connection.execute(query + " order by variable", {"machine": machine})]
         for query in (
