@@ -37,12 +37,3 @@
     insert into {{ arg_dict['target_relation'] }} ({{ columns }})
     select {{ columns }} from {{ arg_dict['temp_relation'] }};
 {% endmacro %}
-
-
-{# Incremental strategy `replace_all`: for refresh_window, which holds the present run and nothing else. #}
-{% macro get_incremental_replace_all_sql(arg_dict) %}
-    {%- set columns = arg_dict['dest_columns'] | map(attribute='quoted') | join(', ') -%}
-    delete from {{ arg_dict['target_relation'] }};
-    insert into {{ arg_dict['target_relation'] }} ({{ columns }})
-    select {{ columns }} from {{ arg_dict['temp_relation'] }};
-{% endmacro %}

@@ -102,7 +102,7 @@ def backfill(
         skipped = 0 if done_until is None else (done_until - request.from_day).days + 1
         steps = request.steps(done_until, step_days)
         check = guards.make_check(has_results=guards.has_results(connection), accept_loss=False)
-        project = Project(settings, verbose=verbose)
+        project = Project(settings, connection, verbose=verbose)
         models: list[str] = []
         for first, last in steps:
             if progress:

@@ -61,7 +61,7 @@ def rebuild(
         if not accept_loss:
             check = guards.make_check(has_results=has_results, accept_loss=False, accept_time_zone=True)
         with _next_schemas(connection):
-            project = Project(settings, suffix=NEXT, verbose=verbose)
+            project = Project(settings, connection, suffix=NEXT, verbose=verbose)
             models = project.prepare(progress)
             compute(settings, run, project, models, chosen, Days(everything=True), check=check, progress=progress)
             run.raise_failed(any_failed=True)

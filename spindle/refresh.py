@@ -67,7 +67,7 @@ def refresh(
         with recorded(settings, connection, "refresh") as run:
             has_results = guards.has_results(connection)
             before = verify.count_records(connection) if has_results else {}
-            project = Project(settings, verbose=verbose)
+            project = Project(settings, connection, verbose=verbose)
             models = project.prepare(progress)
             check = guards.make_check(has_results=has_results, accept_loss=accept_loss)
             compute(settings, run, project, models, settings.machines, Days(), check=check, progress=progress)

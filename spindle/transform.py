@@ -11,12 +11,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any
 
+import psycopg
+
+from spindle.deployed import is_deployed, mark_deployed
 from spindle.errors import RefreshFailed
 from spindle.settings import Settings
 
 EXTRACT = "path:models/extract"
+# What dbt makes once and then keeps. A table it makes anew at every run, and so it must the views on it.
+KEPT = {"incremental", "extracted", "view", "ephemeral"}
 
 
 @dataclass(frozen=True)
@@ -54,27 +60,44 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 class Project:
-    """The dbt project, parsed once for several commands. A suffix builds beside the live schemas."""
+    """The dbt project, parsed once for several commands. A suffix builds beside the live schemas.
 
-    def __init__(self, settings: Settings, *, suffix: str = "", verbose: bool = False) -> None:
-        self.settings, self.suffix, self.verbose = settings, suffix, verbose
+    What it makes once are the seeds, the extracted models and the views; they are left alone while they are as it makes
+    them (see deployed.py). `connection` is to the results database.
+    """
+
+    def __init__(
+        self, settings: Settings, connection: psycopg.Connection, *, suffix: str = "", verbose: bool = False
+    ) -> None:
+        self.settings, self.connection, self.suffix, self.verbose = settings, connection, suffix, verbose
         self._manifest: Any = None
+        self._is_deployed = False
 
     def prepare(self, progress: Progress | None = None) -> list[str]:
         """Load the seeds and test them, and make the extracted models without filling them.
 
         Returns these models, dependencies first. Raises RefreshFailed that names the rule that a seed breaks.
         """
-        wanted = ["--select", EXTRACT, "resource_type:seed", "--exclude", f"{EXTRACT},resource_type:test"]
-        nodes = self._build([*wanted, *_types("model", "seed", "test")], progress)
-        return [node.node.name for node in nodes if node.node.resource_type == "model"]
+        self._is_deployed = self._keeps_all() and not self.suffix and is_deployed(self.connection, self.settings.root)
+        if not self._is_deployed:
+            wanted = ["--select", EXTRACT, "resource_type:seed", "--exclude", f"{EXTRACT},resource_type:test"]
+            self._build([*wanted, *_types("model", "seed", "test")], progress)
+        extracted = {
+            name: _parents(model) for name, model in self._models().items() if model.config.materialized == "extracted"
+        }
+        return list(TopologicalSorter(extracted).static_order())
 
     def compute(self, progress: Progress | None = None) -> dict[str, ModelRun]:
         """Compute the results of the machines in refresh_window from what was extracted, and make the views.
 
         Raises ModelFailed, with the models that did not.
         """
-        return _model_runs(self._build(["--exclude", EXTRACT, "resource_type:seed", *_types("model")], progress))
+        made = ["config.materialized:view"] if self._is_deployed else []
+        nodes = self._build(["--exclude", EXTRACT, "resource_type:seed", *made, *_types("model")], progress)
+        if not self._is_deployed and not self.suffix:
+            mark_deployed(self.connection, self.settings.root)
+        self._is_deployed = self._keeps_all()
+        return _model_runs(nodes, self._models())
 
     def test(self, progress: Progress | None = None) -> None:
         """Run the data tests. Raises RefreshFailed that names those that failed."""
@@ -82,25 +105,34 @@ class Project:
 
     def _build(self, options: Sequence[str], progress: Progress | None) -> list[Any]:
         """Nodes that were run, in the order of their ends. Raises RefreshFailed with dbt's message of each failure."""
-        callbacks = [_watch(progress)] if progress else []
-        with _dbt_environment(self.settings, {"SPINDLE_EXTRACT": "later"}):
-            # dbt's artifacts in JSON take a second to write, and nobody reads them here
-            common = ["--target-path", str(self.settings.state_dir / "dbt" / "target"), "--no-write-json"]
-            if self.suffix:
-                common += ["--vars", json.dumps({"schema_suffix": self.suffix})]
-            if self._manifest is None:
-                self._manifest = _checked(self.settings, self._invoke(["parse", *common], [])).result
-            return list(_checked(self.settings, self._invoke(["build", *options, *common], callbacks)).result.results)
+        models = self._models()
+        result = self._invoke("build", options, [_watch(progress)] if progress else [])
+        return list(_checked(self.settings, result, models).result.results)
 
-    def _invoke(self, arguments: list[str], callbacks: list[Callable[[Any], None]]) -> Any:
-        return _invoke(arguments, quiet=not self.verbose, callbacks=callbacks, manifest=self._manifest)
+    def _models(self) -> dict[str, Any]:
+        """The models of the project by name, as dbt's nodes."""
+        if self._manifest is None:
+            self._manifest = _checked(self.settings, self._invoke("parse", [], []), {}).result
+        return {node.name: node for node in self._manifest.nodes.values() if node.resource_type == "model"}
+
+    def _keeps_all(self) -> bool:
+        return all(model.config.materialized in KEPT for model in self._models().values())
+
+    def _invoke(self, command: str, options: Sequence[str], callbacks: list[Callable[[Any], None]]) -> Any:
+        # dbt's artifacts in JSON take a second to write, and nobody reads them here
+        common = ["--target-path", str(self.settings.state_dir / "dbt" / "target"), "--no-write-json"]
+        if self.suffix:
+            common += ["--vars", json.dumps({"schema_suffix": self.suffix})]
+        with _dbt_environment(self.settings, {"SPINDLE_EXTRACT": "later"}):
+            arguments = [command, *options, *common]
+            return _invoke(arguments, quiet=not self.verbose, callbacks=callbacks, manifest=self._manifest)
 
 
 def _types(*resource_types: str) -> list[str]:
     return [word for resource_type in resource_types for word in ("--resource-type", resource_type)]
 
 
-def _checked(settings: Settings, result: Any) -> Any:
+def _checked(settings: Settings, result: Any, models: Mapping[str, Any]) -> Any:
     if result.success:
         return result
     nodes = getattr(result.result, "results", [])
@@ -110,39 +142,37 @@ def _checked(settings: Settings, result: Any) -> Any:
         if node.status in ("error", "fail")
     ]
     reason = "\n  ".join(failed) or str(result.exception or "dbt stopped")
-    succeeded = [node for node in nodes if node.status == "success" and node.node.resource_type == "model"]
-    computed = _model_runs(succeeded)
+    computed = _model_runs([node for node in nodes if node.status == "success"], models)
     raise ModelFailed(f"dbt: {reason}", f"dbt's own log is {settings.logs / 'dbt.log'}", computed)
 
 
-def _model_runs(nodes: Sequence[Any]) -> dict[str, ModelRun]:
+def _model_runs(nodes: Sequence[Any], models: Mapping[str, Any]) -> dict[str, ModelRun]:
     """What dbt says of the models that store rows."""
-    parents = {node.node.name: _names(node.node.depends_on.nodes) for node in nodes}
-    stored = {node.node.name for node in nodes if node.node.config.materialized == "incremental"}
     return {
         node.node.name: ModelRun(
             int(node.adapter_response.get("rows_affected", 0)),
             round(node.execution_time, 3),
-            tuple(sorted(_extracted(node.node.name, parents, stored))),
+            tuple(sorted(_extracted(node.node.name, models))),
         )
         for node in nodes
-        if node.node.name in stored
+        if node.node.config.materialized == "incremental"
     }
 
 
-def _names(unique_ids: Sequence[str]) -> list[str]:
-    """Names of models by dbt's ids, such as model.spindle.energy; sources and seeds have none."""
-    return [unique_id.rpartition(".")[2] for unique_id in unique_ids if unique_id.startswith("model.")]
+def _parents(model: Any) -> list[str]:
+    """Names of the models that a model reads; their ids are as model.spindle.energy, those of seeds begin otherwise."""
+    return [unique_id.rpartition(".")[2] for unique_id in model.depends_on.nodes if unique_id.startswith("model.")]
 
 
-def _extracted(name: str, parents: Mapping[str, Sequence[str]], stored: set[str]) -> set[str]:
+def _extracted(name: str, models: Mapping[str, Any]) -> set[str]:
     """The extracted models that a model reads by way of views: what others have stored is no log row."""
     found: set[str] = set()
-    for parent in parents.get(name, ()):
-        if parent not in parents:
+    for parent in _parents(models[name]):
+        materialized = models[parent].config.materialized
+        if materialized == "extracted":
             found.add(parent)
-        elif parent not in stored:
-            found |= _extracted(parent, parents, stored)
+        elif materialized == "view":
+            found |= _extracted(parent, models)
     return found
 
 

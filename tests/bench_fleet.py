@@ -67,7 +67,7 @@ def show_link(results: Server, production: Server, folder: Path) -> None:
             for name, value in Days(DAY, DAY).session_settings().items():
                 connection.execute("select set_config(%s, %s, true)", (name, value))
             total = [0, 0, 0, 0]
-            for model in Project(settings).prepare():
+            for model in Project(settings, connection).prepare():
                 sent = len(production.statements(READER, "plant"))
                 link.reset()
                 connection.execute(sql.SQL("delete from {}").format(sql.Identifier(model)))
