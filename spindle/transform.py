@@ -119,8 +119,10 @@ class Project:
         return all(model.config.materialized in KEPT for model in self._models().values())
 
     def _invoke(self, command: str, options: Sequence[str], callbacks: list[Callable[[Any], None]]) -> Any:
-        # dbt's artifacts in JSON take a second to write, and nobody reads them here
-        common = ["--target-path", str(self.settings.state_dir / "dbt" / "target"), "--no-write-json"]
+        # What dbt has parsed it keeps there for the next run, but only for the same vars. Its artifacts in JSON take a
+        # second to write, and nobody reads them here.
+        target = self.settings.state_dir / "dbt" / f"target{self.suffix}"
+        common = ["--target-path", str(target), "--no-write-json"]
         if self.suffix:
             common += ["--vars", json.dumps({"schema_suffix": self.suffix})]
         with _dbt_environment(self.settings, {"SPINDLE_EXTRACT": "later"}):

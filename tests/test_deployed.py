@@ -153,11 +153,16 @@ def test_a_run_that_failed_deployed_nothing(plant: Plant) -> None:
     assert plant.is_deployed(), "that view is still the old one, and so is the file again"
 
 
-def test_what_a_rebuild_swapped_in_is_looked_at_once(plant: Plant) -> None:
+def test_a_rebuild_deploys_the_same(plant: Plant) -> None:
+    """What it swaps in has other names when it is made."""
+    mark = "select obj_description('staging'::regnamespace, 'pg_namespace')"
     rebuild(plant.settings)
-    assert not plant.is_deployed()
-    assert plant.refreshed() >= MADE_ONCE
     assert plant.is_deployed()
+    rebuilt = plant.read(mark)
+    with plant.log() as admin:
+        admin.execute("comment on schema staging is null")
+    assert plant.refreshed() >= MADE_ONCE
+    assert plant.read(mark) == rebuilt
 
 
 def test_a_table_that_dbt_makes_anew_keeps_its_views(plant: Plant) -> None:
