@@ -165,7 +165,7 @@ def expendable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spindle]:
     settings = {"METRICS_PORT": str(free_port())}
     running = Spindle(tmp_path_factory.mktemp("expendable") / "state", settings)
     try:
-        running.run("demo", "--days", "4", "--rows-per-day", "3000", "--until", "2026-03-31T15:17:42")
+        running.run("demo", "--days", "6", "--rows-per-day", "3000", "--until", "2026-03-31T15:17:42")
         yield running
     finally:
         running.run("stop", exit_code=None)

@@ -21,7 +21,6 @@ from tests import oracle
 from tests.conftest import ROOT
 from tests.small_plant import environment
 
-PROJECT = ("dbt_project.yml", "profiles.yml.example", "models", "macros", "seeds", "api_views", "setup")
 TIME_ZONES = ("UTC", "Europe/Madrid", "Asia/Kolkata", "America/Havana")
 # days around which clocks change in Madrid (23 and 25 hours) and Havana (midnight twice), and an ordinary one
 START_DAYS = (date(2021, 3, 26), date(2021, 10, 29), date(2021, 11, 5), date(2021, 6, 1))
@@ -184,14 +183,18 @@ class HistoryPlant(ComparedPlant):
                 copy.write_row(row)
 
 
+def copy_project(folder: Path) -> None:
+    """What dbt and the set-up read of the project, to be changed in a folder that is there."""
+    for name in ("models", "macros", "seeds", "api_views", "setup"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("dbt_project.yml", "profiles.yml.example"):
+        shutil.copyfile(ROOT / name, folder / name)
+
+
 def write_project(folder: Path, histories: Iterable[oracle.MachineLog]) -> None:
     """A copy of the project with seeds for these machines."""
     folder.mkdir()
-    for name in PROJECT:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name)
-        elif (ROOT / name).exists():
-            shutil.copyfile(ROOT / name, folder / name)
+    copy_project(folder)
     # histories are short, and what a refresh looks back at must not be all of them
     settings = folder / "dbt_project.yml"
     text = settings.read_text(encoding="utf-8")

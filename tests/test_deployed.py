@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from spindle.errors import RefreshFailed
 from spindle.rebuild import rebuild
 from spindle.refresh import refresh
 from spindle.settings import Connection
-from tests.conftest import ROOT
-from tests.histories import PROJECT
+from tests.histories import copy_project
 from tests.small_plant import OPERATION, POSITION, TEMPERATURE, SmallPlant
 from tests.test_api import ENDPOINTS
 
@@ -29,9 +27,7 @@ class Plant(SmallPlant):
 
     def __init__(self, results: Connection, folder: Path) -> None:
         super().__init__(results, folder / "state")
-        for name in PROJECT:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-            copy(ROOT / name, folder / name)
+        copy_project(folder)
         self.settings = replace(self.settings, root=folder)
         self.log(
             (OPERATION, "2026-03-02 08:00:00", 255),

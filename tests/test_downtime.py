@@ -135,20 +135,9 @@ def clients(port: int, paths: list[str]) -> Iterator[Load]:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spindle]:
-    """A plant whose log may be changed."""
-    running = Spindle(tmp_path_factory.mktemp("downtime") / "state")
-    try:
-        running.run("demo", "--days", "6", "--rows-per-day", "3000", "--until", "2026-03-31T15:17:42")
-        yield running
-    finally:
-        running.run("stop", exit_code=None)
-
-
-@pytest.fixture(scope="module")
-def quiet(own: Spindle) -> float:
+def quiet(expendable: Spindle) -> float:
     """p99 in seconds while nothing is computed but by processes that have nothing to do with it."""
-    with clients(own.port, [*day_paths(date(2026, 3, 28)), *WITHOUT_DAYS]) as load:
+    with clients(expendable.port, [*day_paths(date(2026, 3, 28)), *WITHOUT_DAYS]) as load:
         began = time.monotonic()
         time.sleep(QUIET_SECONDS)
         alone = time.monotonic()
@@ -233,17 +222,17 @@ OPERATIONS: dict[str, tuple[date, bool, bool, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_readers_do_not_notice(own: Spindle, quiet: float, changed_project: Path, name: str) -> None:
+def test_readers_do_not_notice(expendable: Spindle, quiet: float, changed_project: Path, name: str) -> None:
     day, changed, deployed, command = OPERATIONS[name]
     paths = [*day_paths(day), *day_paths(day + timedelta(days=1)), *WITHOUT_DAYS]
     if changed:
-        change_day(own, day)
-    before = answers(own, paths)
-    with clients(own.port, paths) as load:
+        change_day(expendable, day)
+    before = answers(expendable, paths)
+    with clients(expendable.port, paths) as load:
         began = time.monotonic()
-        finish(begin(own, changed_project if deployed else ROOT, *command))
+        finish(begin(expendable, changed_project if deployed else ROOT, *command))
         ended = time.monotonic()
-    after = answers(own, paths)
+    after = answers(expendable, paths)
     different = [path for path in day_paths(day) if before[path] != after[path]]
     assert different == (day_paths(day) if changed else day_paths(day)[:1])
     during = load.between(began, ended)
@@ -252,19 +241,19 @@ def test_readers_do_not_notice(own: Spindle, quiet: float, changed_project: Path
     assert during.quantile(0.99) < max(SLOWER * quiet, FLOOR_SECONDS)
 
 
-def test_a_slow_reader_delays_a_swap_but_not_the_other_readers(own: Spindle, quiet: float) -> None:
+def test_a_slow_reader_delays_a_swap_but_not_the_other_readers(expendable: Spindle, quiet: float) -> None:
     """One holds the record of runs, which the swap must lock; another an old view, which is dropped after it."""
     paths = [*day_paths(date(2026, 3, 28)), *WITHOUT_DAYS]
-    before = answers(own, paths)
-    address = own.info["results"]
+    before = answers(expendable, paths)
+    address = expendable.info["results"]
     with psycopg.connect(address) as slow, psycopg.connect(address) as slower, ExitStack() as stack:
         watch = stack.enter_context(psycopg.connect(address, autocommit=True))
 
         def found(query: str) -> bool:
             return watch.execute(query).fetchone() == (True,)
 
-        with clients(own.port, paths) as load:
-            rebuild = begin(own, ROOT, "rebuild")
+        with clients(expendable.port, paths) as load:
+            rebuild = begin(expendable, ROOT, "rebuild")
             stack.callback(rebuild.kill)
             wait_until(lambda: found("select to_regclass('api_next.temperatures') is not null"))
             for connection, view in ((slow, "data_status"), (slower, "temperatures")):
@@ -288,17 +277,17 @@ def test_a_slow_reader_delays_a_swap_but_not_the_other_readers(own: Spindle, qui
             finish(rebuild)
     during = load.between(began, ended)
     print("\n" + during.figures("slow readers of a swap"))
-    load.check(before, answers(own, paths))
+    load.check(before, answers(expendable, paths))
     assert during.quantile(0.99) < max(SLOWER * quiet, SWAP_SECONDS)
 
 
 def test_a_slow_reader_delays_a_changed_view_but_not_the_other_readers(
-    own: Spindle, quiet: float, changed_project: Path
+    expendable: Spindle, quiet: float, changed_project: Path
 ) -> None:
     """A refresh swaps a changed view as patiently as a rebuild swaps all; the next one brings the old view back."""
     paths = [*day_paths(date(2026, 3, 28)), *WITHOUT_DAYS]
-    before = answers(own, paths)
-    address = own.info["results"]
+    before = answers(expendable, paths)
+    address = expendable.info["results"]
     with psycopg.connect(address) as slow, psycopg.connect(address, autocommit=True) as watch, ExitStack() as stack:
         slow.execute("set role web_anon")
         slow.execute("select count(*) from api.temperatures")
@@ -306,8 +295,8 @@ def test_a_slow_reader_delays_a_changed_view_but_not_the_other_readers(
             "select count(*) > 0 from pg_locks where mode = 'AccessExclusiveLock' and not granted"
             " and relation = 'api.temperatures'::regclass"
         )
-        with clients(own.port, paths) as load:
-            refresh = begin(own, changed_project, "refresh", "--json")
+        with clients(expendable.port, paths) as load:
+            refresh = begin(expendable, changed_project, "refresh", "--json")
             stack.callback(refresh.kill)
             wait_until(lambda: watch.execute(waiting).fetchone() == (True,))
             began = time.monotonic()
@@ -316,11 +305,11 @@ def test_a_slow_reader_delays_a_changed_view_but_not_the_other_readers(
             ended = time.monotonic()
             slow.rollback()
             finish(refresh)
-    after = answers(own, paths)
+    after = answers(expendable, paths)
     assert [path for path in paths if before[path] != after[path]][:1] == paths[:1]
     during = load.between(began, ended)
     print("\n" + during.figures("slow reader of a changed view"))
     assert [request for request in load.requests if request[3] != 200][:3] == []
     assert during.quantile(0.99) < max(SLOWER * quiet, SWAP_SECONDS)
-    finish(begin(own, ROOT, "refresh", "--json"))
-    assert answers(own, paths)[paths[0]] == before[paths[0]]
+    finish(begin(expendable, ROOT, "refresh", "--json"))
+    assert answers(expendable, paths)[paths[0]] == before[paths[0]]

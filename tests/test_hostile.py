@@ -99,10 +99,10 @@ def good_client(port: int) -> Iterator[list[float]]:
 
 @thorough
 @pytest.mark.alone
-def test_a_client_beside_is_served(spindle: Spindle) -> None:
+def test_a_client_beside_is_served(expendable: Spindle) -> None:
     """Six attackers of one address with the most expensive requests there are."""
     attacks = expensive()
-    with good_client(spindle.port) as alone:
+    with good_client(expendable.port) as alone:
         time.sleep(4)
     ends = time.monotonic() + 15
     refused: list[int] = []
@@ -110,9 +110,9 @@ def test_a_client_beside_is_served(spindle: Spindle) -> None:
     def attack(number: int) -> None:
         while time.monotonic() < ends:
             number += 1
-            refused.append(send(spindle.port, attacks[number % len(attacks)]).status)
+            refused.append(send(expendable.port, attacks[number % len(attacks)]).status)
 
-    with good_client(spindle.port) as beside, ThreadPoolExecutor(AT_ONCE) as pool:
+    with good_client(expendable.port) as beside, ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(attack, range(0, AT_ONCE * 20, 20)))
     p99_alone, p99_beside = (sorted(seconds)[int(len(seconds) * 0.99)] for seconds in (alone, beside))
     assert p99_beside < max(40 * p99_alone, 1.0), f"{p99_alone:.3f} s alone, {p99_beside:.3f} s beside the attack"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from spindle.refresh import refresh
 from spindle.runs import only_one
 from spindle.settings import Connection
 from tests.conftest import ROOT, Spindle, thorough
-from tests.histories import PROJECT
+from tests.histories import copy_project
 from tests.small_plant import ALARMS, LOAD, OPERATION, POSITION, PROGRAM, TEMPERATURE, SmallPlant, at, environment
 
 pytestmark = thorough
@@ -43,11 +42,7 @@ class Plant(SmallPlant):
 
     def __init__(self, results: Connection, folder: Path) -> None:
         super().__init__(results, folder / "state")
-        for name in PROJECT:
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, folder / name)
-            elif (ROOT / name).exists():
-                shutil.copyfile(ROOT / name, folder / name)
+        copy_project(folder)
         self.settings = replace(self.settings, root=folder)
         self.tool = Spindle(
             folder / "state", environment(results, results) | {"STALE_AFTER_HOURS": "900000"}, port=self.gateway_port
