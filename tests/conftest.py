@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from dbt_common.behavior_flags import BehaviorFlagRendered
 
 from spindle.settings import PLANT_OWNER, Connection
 from tests.servers import Servers
@@ -31,6 +32,10 @@ AUTHENTICATOR_PASSWORD = "only for tests"
 # `make test` is quick; CI runs everything (SPINDLE_THOROUGH=1): tests marked thorough, and more random histories.
 THOROUGH = os.environ.get("SPINDLE_THOROUGH") == "1"
 thorough = pytest.mark.skipif(not THOROUGH, reason="thorough: runs with SPINDLE_THOROUGH=1, as in CI")
+
+# To say which module each of its flags is from, dbt reads the source of all callers whenever it starts: half of the time
+# of a run inside pytest, whose stack is deep.
+BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
 
 ROOT = Path(__file__).resolve().parent.parent
 
