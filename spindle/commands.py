@@ -84,6 +84,7 @@ def make_demo(plan: PlantPlan, machines: str, *, verbose: bool) -> None:
     if not settings.demo_plant:
         raise SettingsError("a production database is set, so there is no demo plant", "remove DB_* from .env for it")
     chosen = plants.choose_machines(settings, machines)
+    services.check_ports(settings)  # now, and not after a minute of work
     with console.step("start the embedded PostgreSQL"):
         _start_database(settings)
     with console.bar("make the demo plant", "rows") as advance:

@@ -46,9 +46,7 @@ def start_gateway(settings: Settings, authenticator_password: str) -> None:
     prepare_state_dir(settings)
     with state_lock(settings):
         running = _ensure_supervisor(settings)
-        check_port(settings, "GATEWAY_PORT", settings.gateway_port, settings.access.address)
-        if settings.metrics_port:
-            check_port(settings, "METRICS_PORT", settings.metrics_port, "127.0.0.1")
+        check_ports(settings)
         written = gateway.write_gateway(settings, service_user(settings), authenticator_password)
         if written.postgrest and running.alive("postgrest"):
             if written.postgrest_rereads:
@@ -62,6 +60,13 @@ def start_gateway(settings: Settings, authenticator_password: str) -> None:
         if settings.metrics_port:
             running.start("metrics")
         _await_ready(settings, running)
+
+
+def check_ports(settings: Settings) -> None:
+    """Raises MachineNotReady, naming the setting, when somebody else listens where the gateway or the metrics shall."""
+    check_port(settings, "GATEWAY_PORT", settings.gateway_port, settings.access.address)
+    if settings.metrics_port:
+        check_port(settings, "METRICS_PORT", settings.metrics_port, "127.0.0.1")
 
 
 def stop(settings: Settings) -> None:

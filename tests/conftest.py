@@ -23,7 +23,9 @@ import psycopg
 import pytest
 from dbt_common.behavior_flags import BehaviorFlagRendered
 
-from spindle.settings import PLANT_OWNER, Connection
+from spindle.refresh import RefreshReport, refresh
+from spindle.secrets import with_secrets
+from spindle.settings import PLANT_OWNER, Connection, load_settings
 from tests.servers import Servers
 
 # All databases of the session's server share its roles, so the login of PostgREST has one password for all of them.
@@ -33,27 +35,28 @@ AUTHENTICATOR_PASSWORD = "only for tests"
 THOROUGH = os.environ.get("SPINDLE_THOROUGH") == "1"
 thorough = pytest.mark.skipif(not THOROUGH, reason="thorough: runs with SPINDLE_THOROUGH=1, as in CI")
 
-# To say which module each of its flags is from, dbt reads the source of all callers whenever it starts: half of the time
-# of a run inside pytest, whose stack is deep.
+# To say which module each of its flags is from, dbt reads the source of all its callers whenever it starts: half of the
+# time of a run inside pytest, whose stack is deep.
 BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# Files run side by side; the longest begin first, so that none is left alone at the end.
+# Groups run side by side; the longest begin first, so that none is left alone at the end.
 LONGEST_FIRST = (
-    *("test_faults", "test_runs", "test_fleet", "test_numbers", "test_refresh", "test_command_line", "test_guide"),
-    *("test_docs_pages", "test_dbt", "test_gateway_together", "test_safety", "test_old_dialect", "test_hostile"),
+    *("test_faults", "expendable", "test_runs", "test_fleet", "test_numbers", "test_command_line", "test_guide"),
+    *("test_refresh", "test_docs_pages", "test_old_dialect", "test_deployed", "test_dbt", "test_safety"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file are a group, which one worker runs; so are those that share the expendable plant."""
+    groups = {item: "expendable" if "expendable" in item.fixturenames else item.path.stem for item in items}  # type: ignore[attr-defined]
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
     if THOROUGH:
-        items.sort(
-            key=lambda item: (
-                LONGEST_FIRST.index(item.path.stem) if item.path.stem in LONGEST_FIRST else len(LONGEST_FIRST)
-            )
-        )
+        place = {group: number for number, group in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: place.get(groups[item], len(place)))
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,10 @@ class Spindle:
                 f"bootstrap.py {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
             )
         return done
+
+    def refresh(self) -> RefreshReport:
+        """In this process: a command of its own takes two seconds to import dbt."""
+        return refresh(with_secrets(load_settings(self.root, environ=self.environment)))
 
     def _lend_lineage(self) -> None:
         """The page of another state folder of this session: dbt takes five seconds to write it, the same each time."""

@@ -117,7 +117,7 @@ def test_lost_results_of_a_machine_end_with_8_and_show_in_status_until_the_next_
         finally:
             log.execute("insert into variable_log_float select * from kept on conflict do nothing")
             log.execute("drop table kept")
-    spindle.run("refresh")
+    spindle.refresh()
     assert spindle.get("/api/v1/data_status").json["refresh_ok"] is True
 
 
@@ -148,13 +148,10 @@ def test_a_taken_port_ends_with_7(spindle: Spindle, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        other = Spindle(tmp_path / "state", port=port)
-        try:
-            done = other.run("demo", "--days", "1", "--rows-per-day", "1000", exit_code=7)
-            assert str(port) in done.stderr
-            assert "GATEWAY_PORT" in done.stderr
-        finally:
-            other.run("stop")
+        done = Spindle(tmp_path / "state", port=port).run("demo", exit_code=7)
+        assert str(port) in done.stderr
+        assert "GATEWAY_PORT" in done.stderr
+        assert not (tmp_path / "state" / "postgres").exists(), "before any work"
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,9 @@ def test_dbt_directly_with_the_example_profile(spindle: Spindle, tmp_path: Path)
         "AGG_DB_HOST": str(spindle.state_dir / "run"),
     }
     dbt = str(Path(sys.executable).parent / "dbt")
-    for arguments in (["run"], ["build", "-s", "sensor_stats+"], ["docs", "generate", "--static"]):
+    for arguments in (["run"], ["build", "-s", "sensor_stats+"]):
         done = subprocess.run([dbt, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout[-3000:]
-    assert (tmp_path / "target" / "static_index.html").stat().st_size > 100_000
 
 
 @pytest.mark.parametrize("endpoint", [path.stem for path in sorted((ROOT / "api_views").glob("*.sql"))])

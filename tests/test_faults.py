@@ -93,8 +93,6 @@ class Plant:
         self.results["b"] = self.read()
         for table, rows in self.results["a"].items():
             assert len(rows) == len(self.results["b"][table]), f"{table}: a refresh refuses to lose rows"
-        rebuild(self.settings)
-        assert self.read() == self.results["b"]
 
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection]:
@@ -274,9 +272,8 @@ def test_the_tool_is_killed(plant: Plant, seconds: Callable[[str], float], kind:
     plant.check_in_order(f"{kind} killed {FAULTS} times")
 
 
-@pytest.mark.parametrize("next_run", ["refresh", "rebuild"])
-def test_a_rebuild_is_killed_before_the_swap(plant: Plant, next_run: str) -> None:
-    """All the new views stand beside the old ones."""
+def test_a_rebuild_is_killed_before_the_swap(plant: Plant) -> None:
+    """All the new views stand beside the old ones. That the next run may be a rebuild too, a test above shows."""
     process = plant.start("rebuild")
     with plant.connect() as connection:
         while connection.execute("select to_regclass('api_next.data_status')").fetchone() == (None,):
@@ -284,8 +281,8 @@ def test_a_rebuild_is_killed_before_the_swap(plant: Plant, next_run: str) -> Non
     kill_group(process)
     process.communicate()
     plant.check_old_or_new("a rebuild killed before the swap")
-    plant.run(next_run)
-    plant.check_in_order(f"a rebuild killed before the swap, then a {next_run}")
+    plant.run("refresh")
+    plant.check_in_order("a rebuild killed before the swap, then a refresh")
 
 
 @pytest.mark.parametrize("next_run", ["refresh", "rebuild"])
@@ -377,7 +374,7 @@ def test_the_disk_is_full(plant: Plant, disk: Path | None) -> None:
     plant.check_in_order("a full disk")
     # dbt cannot write its log either and complains about that first
     assert "error:" in said
-    assert re.search("No space left|disk is full", said), said[-1500:]
+    assert re.search("No space left|disk is full|free disk space", said), said[-1500:]
 
 
 def test_two_runs_at_once(plant: Plant) -> None:

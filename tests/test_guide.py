@@ -192,7 +192,7 @@ def test_a_machine_that_is_down_does_not_stop_the_other(guide: Guided) -> None:
     assert "error tamesa: cannot connect" in said
     guide.servers["tamesa"].start()
     make_newer(guide.servers["tamesa"], "1245")
-    guide.spindle.run("refresh")
+    guide.spindle.refresh()
     assert len(guide.spindle.rows("machine_changes", machine="eq.tamesa")) == 3
 
 
@@ -222,7 +222,7 @@ def test_a_machine_is_added_and_removed(guide: Guided) -> None:
     assert guide.energy("cordoba") == [18.5]
     for path, text in kept.items():
         path.write_text(text, "utf-8")
-    guide.spindle.run("refresh")
+    guide.spindle.refresh()
     assert guide.energy("cordoba") == [18.5]
     guide.spindle.run("forget", "cordoba", "--yes")
     assert guide.energy("cordoba") == []

@@ -17,7 +17,7 @@ from tests.conftest import THOROUGH, Spindle, thorough
 from tests.hostile import Hostile, Reply, expensive, faults, known_attacks, requests_over, send
 
 ATTACKS = known_attacks()
-MADE_UP = 1000 if THOROUGH else 150
+MADE_UP = 600 if THOROUGH else 150
 AT_ONCE = 6
 GOOD = Hostile("/api/v1/machine_util?machine=eq.branosera&order=dt.desc&limit=7")
 
