@@ -1,49 +1,54 @@
 """Whether the results database has everything that is not rows of results just as the dbt project makes it.
 
-A run then need not load and test the seeds or look at each view again, which is most of its time. Both sides are
-digests: of the project's files, and of what the catalogue says of our relations and of the rows of the seeds. So a
-view, a grant, a comment or a seed's row that somebody changed by hand is put right by the next run, as ever.
+A run then need not load and test the seeds or look at each view again, which is most of its time. What stands for it is
+a mark of three digests: of the project as dbt read it, of the seeds' rows, and of what the catalogue says of our
+relations. So a view, a right or a seed's row that somebody changed by hand is put right by the next run, as ever.
 """
 
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from spindle.database import SCHEMAS
 
-FOLDERS = ("models", "api_views", "macros", "seeds", "dbt_packages")
-# what makes relations of the files
-PACKAGES = ("dbt-core", "dbt-adapters", "dbt-postgres")
+# What dbt makes once and then keeps. A table it makes anew at every run, and so it must the views on it.
+KEPT = {"incremental", "extracted", "view", "ephemeral", "seed"}
+# What a model's text may come out differently by, though no file has changed.
+CHANGING = re.compile(r"\b(env_var|run_query|call statement|run_started_at|invocation_id|modules\.)")
 
 # One text a fact: each relation with owner, rights and definition, its columns, comments, keys and indexes.
 CATALOGUE = """
 with relations as (
-    select * from pg_class where relnamespace = any(%(schemas)s::regnamespace[]) and relkind in ('r', 'v')
+    select pg_class.*
+    from pg_class inner join pg_namespace on relnamespace = pg_namespace.oid
+    where nspname = any(%s) and relkind in ('r', 'v')
 ),
 facts as (
-    select format(
-        '%%s %%s %%s %%s %%s %%s %%s', oid::regclass, relkind, relpersistence, relowner::regrole, relacl, reloptions,
+    select concat_ws(
+        ' ', oid::regclass, relkind, relpersistence, relowner::regrole, relacl::text, reloptions::text,
         case relkind when 'v' then pg_get_viewdef(oid) end
     ) as fact
     from relations
     union all
-    select format(
-        '%%s %%s %%s %%s %%s %%s', attrelid::regclass, attnum, attname, format_type(atttypid, atttypmod), attnotnull,
-        attacl
+    select concat_ws(
+        ' ', attrelid::regclass, attnum, attname, format_type(atttypid, atttypmod), attnotnull, attacl::text
     )
     from pg_attribute
     where attrelid in (select oid from relations) and attnum > 0 and not attisdropped
     union all
-    select format('%%s %%s %%s', objoid::regclass, objsubid, description)
+    select concat_ws(' ', objoid::regclass, objsubid, description)
     from pg_description
     where classoid = 'pg_class'::regclass and objoid in (select oid from relations)
     union all
-    select format('%%s %%s', conrelid::regclass, pg_get_constraintdef(oid))
+    select concat_ws(' ', conrelid::regclass, pg_get_constraintdef(oid))
     from pg_constraint
     where conrelid in (select oid from relations)
     union all
@@ -53,32 +58,63 @@ select md5(string_agg(fact, E'\\n' order by fact)) from facts
 """
 
 
-def is_deployed(connection: psycopg.Connection, root: Path) -> bool:
-    """Whether the project at `root` was deployed last, and all it made is still so."""
-    row = connection.execute("select obj_description(to_regnamespace('staging'), 'pg_namespace')").fetchone()
-    return row is not None and row[0] == _mark(connection, root)
+class Deployment:
+    """What a dbt project makes once, and whether the database has it. `manifest` is dbt's, of the project at `root`."""
+
+    def __init__(self, connection: psycopg.Connection, root: Path, manifest: Any, suffix: str = "") -> None:
+        self.connection = connection
+        seeds = [node for node in manifest.nodes.values() if node.resource_type == "seed"]
+        models = [node for node in manifest.nodes.values() if node.resource_type == "model"]
+        self.seeds = sorted((seed.schema, seed.alias) for seed in seeds)
+        # of what dbt did read, whatever is in the files when the mark is written
+        files = [root / "dbt_project.yml", *sorted(root / seed.original_file_path for seed in seeds)]
+        read = sorted((name, file.checksum.checksum) for name, file in manifest.files.items())
+        self.project = _digest([*read, *((file.name, file.read_bytes()) for file in files)])
+        self.seeded = ""
+        schemas = {schema + suffix for schema in SCHEMAS}
+        self.keeps_all = all(
+            node.config.materialized in KEPT and node.schema in schemas and not CHANGING.search(_text(node, manifest))
+            for node in [*seeds, *models]
+        )
+
+    def is_current(self) -> bool:
+        """Whether this project was deployed last, and all it made is still so."""
+        row = self.connection.execute("select obj_description(to_regnamespace('staging'), 'pg_namespace')").fetchone()
+        if not (self.keeps_all and row and row[0]):
+            return False
+        self.note_seeds()
+        return bool(row[0] == self._mark())
+
+    def note_seeds(self) -> None:
+        """The seeds' rows are right now. One that is missing, the catalogue lacks too."""
+        digests = []
+        for schema, name in self.seeds:
+            rows = sql.SQL("select md5(string_agg(seed::text, E'\\n' order by seed::text)) from {} as seed")
+            with suppress(psycopg.errors.UndefinedTable), self.connection.transaction():
+                digests += self.connection.execute(rows.format(sql.Identifier(schema, name))).fetchall()
+        self.seeded = _digest(digests)
+
+    def mark(self) -> None:
+        """Say that all of this has just been made, as the comment of the schema staging.
+
+        Without the right to do so, as where somebody else owns it, the next run makes all again.
+        """
+        with suppress(psycopg.Error):
+            comment = sql.Literal(self._mark())
+            self.connection.execute(sql.SQL("comment on schema staging is {}").format(comment))
+
+    def _mark(self) -> str:
+        catalogue = _digest(self.connection.execute(CATALOGUE, (list(SCHEMAS),)).fetchall())
+        return f"Spindle deployed: project {self.project}, seeds {self.seeded}, relations {catalogue}"
 
 
-def mark_deployed(connection: psycopg.Connection, root: Path) -> None:
-    """Say that the project at `root` has just been deployed; the mark stands as the comment of the schema staging."""
-    mark = sql.Literal(_mark(connection, root))
-    connection.execute(sql.SQL("comment on schema staging is {}").format(mark))
+def _text(node: Any, manifest: Any) -> str:
+    """A model with its own hooks and the macros that it calls itself."""
+    macros = [manifest.macros[name] for name in node.depends_on.macros if name in manifest.macros]
+    hooks = [*(node.config.pre_hook or []), *(node.config.post_hook or [])]
+    own = [macro.macro_sql for macro in macros if not macro.package_name.startswith("dbt")]
+    return "\n".join([node.raw_code, *own, *(hook.sql for hook in hooks)])
 
 
-def _mark(connection: psycopg.Connection, root: Path) -> str:
-    files = sorted(file for folder in FOLDERS for file in (root / folder).rglob("*") if file.is_file())
-    project = hashlib.sha256(" ".join(f"{package} {version(package)}" for package in PACKAGES).encode())
-    for file in [*sorted(root.glob("*.yml")), *files]:
-        project.update(f"{file.relative_to(root)} {file.stat().st_size} ".encode() + file.read_bytes())
-    return f"deployed: project {project.hexdigest()[:16]}, database {_digest(connection, root)[:16]}"
-
-
-def _digest(connection: psycopg.Connection, root: Path) -> str:
-    """What the database has: the catalogue, in which a missing seed is missing too, and the rows of the seeds."""
-    digests = connection.execute(CATALOGUE, {"schemas": list(SCHEMAS)}).fetchall()
-    names = sorted(file.stem for file in (root / "seeds").glob("*.csv"))
-    seeds = "select relname from pg_class where relnamespace = 'staging'::regnamespace and relname = any(%s) order by 1"
-    for (seed,) in connection.execute(seeds, (names,)).fetchall():
-        rows = "select md5(string_agg(seed::text, E'\\n' order by seed::text)) from {} as seed"
-        digests += connection.execute(sql.SQL(rows).format(sql.Identifier("staging", seed))).fetchall()
-    return hashlib.sha256(repr(digests).encode()).hexdigest()
+def _digest(parts: Iterable[object]) -> str:
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:16]

@@ -12,7 +12,6 @@ from psycopg import sql
 from spindle import database, guards, verify
 from spindle.compute import compute
 from spindle.database import NEXT, OLD, SCHEMAS
-from spindle.deployed import mark_deployed
 from spindle.errors import RefreshFailed, SettingsError
 from spindle.extract import Days
 from spindle.runs import only_one, recorded
@@ -72,8 +71,8 @@ def rebuild(
             if not accept_loss:
                 _refuse_loss(before, verify.count_records(connection, f"agg{NEXT}"))
             _swap(connection)
-        mark_deployed(connection, settings.root)
         run.succeed()
+        project.deployment.mark()
         database.drop_schemas(connection, OLD)
         return verify.check_api(settings, connection, chosen)
 

@@ -11,18 +11,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import TopologicalSorter
 from typing import Any
 
 import psycopg
 
-from spindle.deployed import is_deployed, mark_deployed
+from spindle.deployed import Deployment
 from spindle.errors import RefreshFailed
 from spindle.settings import Settings
 
 EXTRACT = "path:models/extract"
-# What dbt makes once and then keeps. A table it makes anew at every run, and so it must the views on it.
-KEPT = {"incremental", "extracted", "view", "ephemeral"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ class Project:
         self, settings: Settings, connection: psycopg.Connection, *, suffix: str = "", verbose: bool = False
     ) -> None:
         self.settings, self.connection, self.suffix, self.verbose = settings, connection, suffix, verbose
-        self._manifest: Any = None
         self._is_deployed = False
 
     def prepare(self, progress: Progress | None = None) -> list[str]:
@@ -78,14 +76,18 @@ class Project:
 
         Returns these models, dependencies first. Raises RefreshFailed that names the rule that a seed breaks.
         """
-        self._is_deployed = self._keeps_all() and not self.suffix and is_deployed(self.connection, self.settings.root)
+        self._is_deployed = not self.suffix and self.deployment.is_current()
         if not self._is_deployed:
             wanted = ["--select", EXTRACT, "resource_type:seed", "--exclude", f"{EXTRACT},resource_type:test"]
             self._build([*wanted, *_types("model", "seed", "test")], progress)
+            self.deployment.note_seeds()
         extracted = {
-            name: _parents(model) for name, model in self._models().items() if model.config.materialized == "extracted"
+            unique_id: model.depends_on.nodes
+            for unique_id, model in self._models.items()
+            if model.config.materialized == "extracted"
         }
-        return list(TopologicalSorter(extracted).static_order())
+        order = TopologicalSorter(extracted).static_order()
+        return [self._models[unique_id].name for unique_id in order if unique_id in extracted]
 
     def compute(self, progress: Progress | None = None) -> dict[str, ModelRun]:
         """Compute the results of the machines in refresh_window from what was extracted, and make the views.
@@ -95,9 +97,9 @@ class Project:
         made = ["config.materialized:view"] if self._is_deployed else []
         nodes = self._build(["--exclude", EXTRACT, "resource_type:seed", *made, *_types("model")], progress)
         if not self._is_deployed and not self.suffix:
-            mark_deployed(self.connection, self.settings.root)
-        self._is_deployed = self._keeps_all()
-        return _model_runs(nodes, self._models())
+            self.deployment.mark()
+        self._is_deployed = self.deployment.keeps_all
+        return _model_runs(nodes, self._models)
 
     def test(self, progress: Progress | None = None) -> None:
         """Run the data tests. Raises RefreshFailed that names those that failed."""
@@ -105,20 +107,28 @@ class Project:
 
     def _build(self, options: Sequence[str], progress: Progress | None) -> list[Any]:
         """Nodes that were run, in the order of their ends. Raises RefreshFailed with dbt's message of each failure."""
-        models = self._models()
-        result = self._invoke("build", options, [_watch(progress)] if progress else [])
-        return list(_checked(self.settings, result, models).result.results)
+        callbacks = [_watch(progress)] if progress else []
+        result = self._invoke("build", options, callbacks, self._manifest)
+        return list(_checked(self.settings, result, self._models).result.results)
 
+    @cached_property
+    def _manifest(self) -> Any:
+        return _checked(self.settings, self._invoke("parse", [], [], None), {}).result
+
+    @cached_property
     def _models(self) -> dict[str, Any]:
-        """The models of the project by name, as dbt's nodes."""
-        if self._manifest is None:
-            self._manifest = _checked(self.settings, self._invoke("parse", [], []), {}).result
-        return {node.name: node for node in self._manifest.nodes.values() if node.resource_type == "model"}
+        """dbt's nodes of the models by their ids."""
+        nodes = self._manifest.nodes.items()
+        return {unique_id: node for unique_id, node in nodes if node.resource_type == "model"}
 
-    def _keeps_all(self) -> bool:
-        return all(model.config.materialized in KEPT for model in self._models().values())
+    @cached_property
+    def deployment(self) -> Deployment:
+        """What the project makes once."""
+        return Deployment(self.connection, self.settings.root, self._manifest, self.suffix)
 
-    def _invoke(self, command: str, options: Sequence[str], callbacks: list[Callable[[Any], None]]) -> Any:
+    def _invoke(
+        self, command: str, options: Sequence[str], callbacks: list[Callable[[Any], None]], manifest: Any
+    ) -> Any:
         # What dbt has parsed it keeps there for the next run, but only for the same vars. Its artifacts in JSON take a
         # second to write, and nobody reads them here.
         target = self.settings.state_dir / "dbt" / f"target{self.suffix}"
@@ -127,7 +137,7 @@ class Project:
             common += ["--vars", json.dumps({"schema_suffix": self.suffix})]
         with _dbt_environment(self.settings, {"SPINDLE_EXTRACT": "later"}):
             arguments = [command, *options, *common]
-            return _invoke(arguments, quiet=not self.verbose, callbacks=callbacks, manifest=self._manifest)
+            return _invoke(arguments, quiet=not self.verbose, callbacks=callbacks, manifest=manifest)
 
 
 def _types(*resource_types: str) -> list[str]:
@@ -154,25 +164,20 @@ def _model_runs(nodes: Sequence[Any], models: Mapping[str, Any]) -> dict[str, Mo
         node.node.name: ModelRun(
             int(node.adapter_response.get("rows_affected", 0)),
             round(node.execution_time, 3),
-            tuple(sorted(_extracted(node.node.name, models))),
+            tuple(sorted(_extracted(node.node.unique_id, models))),
         )
         for node in nodes
         if node.node.config.materialized == "incremental"
     }
 
 
-def _parents(model: Any) -> list[str]:
-    """Names of the models that a model reads; their ids are as model.spindle.energy, those of seeds begin otherwise."""
-    return [unique_id.rpartition(".")[2] for unique_id in model.depends_on.nodes if unique_id.startswith("model.")]
-
-
-def _extracted(name: str, models: Mapping[str, Any]) -> set[str]:
+def _extracted(unique_id: str, models: Mapping[str, Any]) -> set[str]:
     """The extracted models that a model reads by way of views: what others have stored is no log row."""
     found: set[str] = set()
-    for parent in _parents(models[name]):
-        materialized = models[parent].config.materialized
+    for parent in models[unique_id].depends_on.nodes:
+        materialized = models[parent].config.materialized if parent in models else None
         if materialized == "extracted":
-            found.add(parent)
+            found.add(models[parent].name)
         elif materialized == "view":
             found |= _extracted(parent, models)
     return found

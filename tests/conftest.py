@@ -49,6 +49,7 @@ LONGEST_FIRST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks next
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of a file are a group, which one worker runs; so are those that share the expendable plant."""
     groups = {item: "expendable" if "expendable" in item.fixturenames else item.path.stem for item in items}  # type: ignore[attr-defined]
@@ -118,7 +119,9 @@ class Spindle:
 
     def refresh(self) -> RefreshReport:
         """In this process: a command of its own takes two seconds to import dbt."""
-        return refresh(with_secrets(load_settings(self.root, environ=self.environment)))
+        report = refresh(with_secrets(load_settings(self.root, environ=self.environment)))
+        report.raise_failed()
+        return report
 
     def _lend_lineage(self) -> None:
         """The page of another state folder of this session: dbt takes five seconds to write it, the same each time."""

@@ -75,7 +75,7 @@ class ComparedPlant:
     ) -> None:
         """`production` says where the log of a machine is."""
         self.histories = {history.machine: history for history in histories}
-        self._answers: dict[str, tuple[Any, oracle.Results]] = {}
+        self._answers: dict[str, tuple[oracle.MachineLog, list[oracle.Rule], oracle.Results]] = {}
         write_project(folder, self.histories.values())
         loaded = load_settings(folder, environment(results, results) | {"STATE_DIR": str(folder / "state")})
         self.settings = replace(
@@ -139,10 +139,10 @@ class ComparedPlant:
 
     def _expected(self, log: oracle.MachineLog, rules: list[oracle.Rule]) -> oracle.Results:
         """The oracle takes a third of these tests' time, and from check to check most logs stay the same."""
-        asked = (log.floats, log.strings, rules)
-        if log.machine not in self._answers or self._answers[log.machine][0] != asked:
-            self._answers[log.machine] = ((list(log.floats), list(log.strings), rules), oracle.compute(log, rules))
-        return self._answers[log.machine][1]
+        if log.machine not in self._answers or self._answers[log.machine][:2] != (log, rules):
+            kept = replace(log, floats=list(log.floats), strings=list(log.strings))
+            self._answers[log.machine] = (kept, rules, oracle.compute(log, rules))
+        return self._answers[log.machine][2]
 
 
 class HistoryPlant(ComparedPlant):

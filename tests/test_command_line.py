@@ -148,7 +148,11 @@ def test_a_taken_port_ends_with_7(spindle: Spindle, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = Spindle(tmp_path / "state", port=port).run("demo", exit_code=7)
+        other = Spindle(tmp_path / "state", port=port)
+        try:
+            done = other.run("demo", "--days", "1", "--rows-per-day", "1000", exit_code=7)
+        finally:
+            other.run("stop")
         assert str(port) in done.stderr
         assert "GATEWAY_PORT" in done.stderr
         assert not (tmp_path / "state" / "postgres").exists(), "before any work"

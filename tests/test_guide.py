@@ -222,7 +222,7 @@ def test_a_machine_is_added_and_removed(guide: Guided) -> None:
     assert guide.energy("cordoba") == [18.5]
     for path, text in kept.items():
         path.write_text(text, "utf-8")
-    guide.spindle.refresh()
+    guide.spindle.run("refresh")
     assert guide.energy("cordoba") == [18.5]
     guide.spindle.run("forget", "cordoba", "--yes")
     assert guide.energy("cordoba") == []
