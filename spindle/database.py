@@ -180,10 +180,16 @@ def drop_schemas(connection: psycopg.Connection, *suffixes: str) -> bool:
 
 
 def is_set_up(settings: Settings) -> bool:
-    """Whether `set_up` ran here, with the files of setup/ as they are now."""
+    """Whether `set_up` ran here, with the files of setup/ as they are now, and nobody has dropped a schema since."""
     with results(settings, as_owner=False) as admin:
-        row = admin.execute("select obj_description(to_regnamespace('raw'), 'pg_namespace')").fetchone()
-    return row is not None and row[0] == _set_up_mark(settings)
+        row = admin.execute(
+            "select obj_description(to_regnamespace('raw'), 'pg_namespace'),"
+            " (select count(*) from pg_namespace where nspname = any(%(schemas)s)) = cardinality(%(schemas)s)"
+            " and exists ("
+            "select from pg_class where relname = 'refresh_cuts' and relnamespace = to_regnamespace('agg'))",
+            {"schemas": list(SCHEMAS)},
+        ).fetchone()
+    return row == (_set_up_mark(settings), True)
 
 
 def _set_up_mark(settings: Settings) -> str:

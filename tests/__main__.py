@@ -13,7 +13,7 @@ PASSED, NOTHING_COLLECTED = 0, 5
 # One more than cores: a test often waits for a server.
 WORKERS = str((os.cpu_count() or 1) + 1)
 PARTS = (
-    ["-m", "not alone", "--numprocesses", WORKERS, "--dist", "loadgroup", "--no-loadscope-reorder"],
+    ["-m", "not alone", "--numprocesses", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"],
     ["-m", "alone"],
 )
 

@@ -22,6 +22,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from dbt_common.behavior_flags import BehaviorFlagRendered
+from xdist.scheduler import LoadFileScheduling
 
 from spindle.refresh import RefreshReport, refresh
 from spindle.secrets import with_secrets
@@ -42,22 +43,31 @@ BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: igno
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# Groups run side by side; the longest begin first, so that none is left alone at the end.
+# Files run side by side, but one worker runs those that share the expendable plant: each worker makes its own.
+SHARING = ("test_docs_pages", "test_gateway_together", "test_hanging_database", "test_metrics", "test_reload")
+# The longest begin first, so that none is left alone at the end.
 LONGEST_FIRST = (
-    *("test_faults", "expendable", "test_runs", "test_fleet", "test_numbers", "test_command_line", "test_guide"),
-    *("test_refresh", "test_docs_pages", "test_old_dialect", "test_deployed", "test_dbt", "test_safety"),
+    *(*SHARING, "test_faults", "test_runs", "test_fleet", "test_numbers", "test_command_line", "test_guide"),
+    *("test_refresh", "test_old_dialect", "test_deployed", "test_dbt", "test_safety", "test_hostile", "test_doctor"),
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks next
+class ByPlant(LoadFileScheduling):
+    """xdist's own mark for groups does nothing with pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "expendable" if Path(file).stem in SHARING else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByPlant:
+    return ByPlant(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file are a group, which one worker runs; so are those that share the expendable plant."""
-    groups = {item: "expendable" if "expendable" in item.fixturenames else item.path.stem for item in items}  # type: ignore[attr-defined]
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
     if THOROUGH:
-        place = {group: number for number, group in enumerate(LONGEST_FIRST)}
-        items.sort(key=lambda item: place.get(groups[item], len(place)))
+        place = {file: number for number, file in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @dataclass(frozen=True)

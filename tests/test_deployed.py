@@ -164,9 +164,11 @@ def test_the_next_run_puts_right_what_was_changed(plant: Plant) -> None:
     assert plant.read("select has_table_privilege('web_anon', 'api.machines', 'select')") == [(True,)]
 
 
-def test_a_schema_that_was_dropped_is_made_again(plant: Plant) -> None:
+def test_schemas_that_were_dropped_are_made_again(plant: Plant) -> None:
     with plant.log() as admin:
-        admin.execute("drop schema staging cascade")
+        admin.execute("drop schema staging, agg, api cascade")
+    assert database.needs_set_up(plant.settings)
+    plant.set_up()
     assert plant.refreshed() >= STORED | MADE_ONCE
     assert plant.is_deployed()
 
