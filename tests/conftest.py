@@ -22,7 +22,6 @@ from uuid import uuid4
 import psycopg
 import pytest
 from dbt_common.behavior_flags import BehaviorFlagRendered
-from xdist.scheduler import LoadFileScheduling
 
 from spindle.refresh import RefreshReport, refresh
 from spindle.secrets import with_secrets
@@ -52,15 +51,16 @@ LONGEST_FIRST = (
 )
 
 
-class ByPlant(LoadFileScheduling):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """xdist's own mark for groups does nothing with pytest 9.2."""
+    from xdist.scheduler import LoadFileScheduling  # only `make test` installs it
 
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return "expendable" if Path(file).stem in SHARING else file
+    class ByPlant(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "expendable" if Path(file).stem in SHARING else file
 
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByPlant:
     return ByPlant(config, log)
 
 
