@@ -134,14 +134,14 @@ class Spindle:
         return report
 
     def _lend_lineage(self) -> None:
-        """The page of another state folder of this session: dbt takes five seconds to write it, the same each time."""
+        """The page of another state folder of this session: dbt takes five seconds to write nearly the same again."""
         page = self.state_dir / "pages" / "lineage.html"
         made = [
             other for other in self.state_dir.parents[2].glob(f"*/*/*/{page.parent.name}/{page.name}") if other != page
         ]
-        if self.root == ROOT and made and not page.exists():
+        if made and not page.exists():
             page.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copy2(made[0], page)  # with its time: one of an older project is written anew
+            shutil.copyfile(made[0], page)
 
     @cached_property
     def info(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_a_client_beside_is_served(expendable: Spindle) -> None:
     attacks = expensive()
     with good_client(expendable.port) as alone:
         time.sleep(4)
-    ends = time.monotonic() + 15
+    ends = time.monotonic() + 10
     refused: list[int] = []
 
     def attack(number: int) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.alone
 
 CONNECTIONS = 256
 # A minute by hand: SPINDLE_CROWD_SECONDS=60
-CROWD_SECONDS = int(os.environ.get("SPINDLE_CROWD_SECONDS", "15"))
+CROWD_SECONDS = int(os.environ.get("SPINDLE_CROWD_SECONDS", "10"))
 PATHS = [
     *WITHOUT_DAYS,
     "/api/v1/temperatures?order=machine,sensor_name,dt",

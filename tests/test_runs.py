@@ -455,7 +455,7 @@ def test_an_emptied_log_deletes_nothing_until_told(plant: Plant) -> None:
     finally:
         for day in DAYS:
             plant.log_day(day)
-        rebuild(plant.settings)
+        refresh(plant.settings)
 
 
 def test_a_rebuild_swaps_smaller_results_in_when_told(plant: Plant) -> None:
