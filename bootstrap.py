@@ -21,7 +21,7 @@ from spindle import doctor as doctors
 from spindle import forget as forgetting
 from spindle import rebuild as rebuilding
 from spindle.errors import SpindleError
-from spindle.plant import PlantPlan
+from spindle.plant_plan import PlantPlan
 from spindle.secrets import with_known_secrets
 from spindle.settings import load_settings
 from spindle.tokens import make_token

@@ -11,7 +11,7 @@ from spindle import console, database, pages, services, transform
 from spindle import demo as plants
 from spindle import refresh as refreshing
 from spindle.errors import ServiceDown, SettingsError
-from spindle.plant import PlantPlan
+from spindle.plant_plan import PlantPlan
 from spindle.refresh import RefreshReport
 from spindle.runs import only_one
 from spindle.secrets import with_secrets

@@ -13,7 +13,8 @@ from psycopg.conninfo import make_conninfo
 
 from spindle import plant
 from spindle.errors import MachineNotReady, SettingsError
-from spindle.plant import PlantPlan, PlantReport, make_plant
+from spindle.plant import make_plant
+from spindle.plant_plan import PlantPlan, PlantReport
 from spindle.settings import Connection
 
 Factory = Callable[[str], Connection]
