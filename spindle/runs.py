@@ -136,7 +136,8 @@ class Run:
         """`ok` false: also what was computed does not count, so the next run computes it again."""
         connection.execute("delete from agg.refresh_cuts where run_id = %s", (self.run_id,))
         for extract in self.extracts:
-            window: Mapping[str, Any] = extract.window or {}
+            # of an empty log nothing is computed any more: should its rows come back, all their days are still to do
+            window: Mapping[str, Any] = extract.window or {"computed": None if extract.error else "{}"}
             connection.execute(
                 "insert into agg.refresh_cuts (run_id, machine, from_day, to_day, end_ms, oldest_ms, cut_ms, computed,"
                 " outcome, problem, extract_seconds, rows_extracted)"
