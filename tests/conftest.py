@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -136,12 +137,17 @@ class Spindle:
     def _lend_lineage(self) -> None:
         """The page of another state folder of this session: dbt takes five seconds to write nearly the same again."""
         page = self.state_dir / "pages" / "lineage.html"
-        made = [
-            other for other in self.state_dir.parents[2].glob(f"*/*/*/{page.parent.name}/{page.name}") if other != page
+        sessions = [folder for folder in self.state_dir.parents if re.fullmatch(r"pytest-\d+", folder.name)]
+        lent = [
+            found
+            for folder in sessions
+            for state in ("*/state", "*/*/state")
+            for found in folder.glob(f"{state}/pages/{page.name}")
+            if found != page
         ]
-        if made and not page.exists():
+        if lent and not page.exists():
             page.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copyfile(made[0], page)
+            shutil.copyfile(lent[0], page)
 
     @cached_property
     def info(self) -> dict[str, Any]:
